@@ -1,0 +1,1 @@
+"""Inversion attacks on the artifacts' own outputs, with controls and a verdict."""

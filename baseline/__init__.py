@@ -1,0 +1,1 @@
+"""Where the trained network comes from: images, models, splits, training."""

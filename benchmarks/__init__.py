@@ -1,0 +1,1 @@
+"""Size and latency of artifacts on this machine."""

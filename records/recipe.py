@@ -1,0 +1,188 @@
+"""The recipe: everything that decides a run's result, read from TOML and refused when wrong.
+
+It is fixed before anything is measured, and goes whole into the bundle's manifest: the
+tolerances of ``check`` and the margin of the verdict are therefore pre-registered.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from records.errors import RecipeError
+
+Count = Annotated[int, Meta(ge=1)]
+Seed = Annotated[int, Meta(ge=0, lt=2**31)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Positive = Annotated[float, Meta(gt=0.0)]
+
+
+_MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the recipe's sections: frozen, keyword-only, unknown keys refused."""
+
+
+class DataRecipe(Section, frozen=True, kw_only=True):
+    """Which images, and how they are divided.
+
+    ``source``: ``photos`` (embedded), ``cifar100[:ROOT]``, ``npz:FILE``, ``folder:DIR``.
+    A count of None takes the source's default. ``attacker_pool``: ``held-out`` keeps the attacker's
+    images disjoint from those that trained the network; ``train`` gives the attacker the training
+    images themselves, a stronger attacker, and the only choice where a checkpoint saw them all.
+    Victims are always disjoint, by content, from every other set.
+    """
+
+    source: str = "photos"
+    download: bool = False
+    seed: Seed = 0
+    train: Count | None = None
+    calibration: Count | None = None
+    attacker: Count | None = None
+    victims: Count | None = None
+    attacker_pool: Literal["held-out", "train"] = "held-out"
+    native_size: Annotated[int, Meta(ge=8, le=512)] = 32
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown source."""
+        kind, _, where = self.source.partition(":")
+        if kind not in {"photos", "cifar100", "npz", "folder"}:
+            raise ValueError(
+                f"data source {self.source!r} is unknown: use photos, cifar100[:ROOT], npz:FILE "
+                "or folder:DIR"
+            )
+        if kind in {"npz", "folder"} and not where:
+            raise ValueError(f"data source {kind!r} needs a path: {kind}:PATH")
+
+
+class ModelRecipe(Section, frozen=True, kw_only=True):
+    """Which network, where its weights come from, and what it is fed.
+
+    ``name``: a torchvision name (``mobilenet_v3_small``, ``mobilenet_v3_large``, ``mobilenet_v2``,
+    ``shufflenet_v2_x1_0`` …) or ``package.module:factory``. ``weights``: ``scratch``, ``imagenet``
+    or a file (safetensors, or a torch checkpoint loaded with weights_only).
+    ``image_size``: side in pixels of the network's square input.
+    """
+
+    name: str = "mobilenet_v3_small"
+    weights: str = "scratch"
+    image_size: Annotated[int, Meta(ge=8, le=1024)] = 32
+    mean: tuple[float, float, float] = (0.5071, 0.4865, 0.4409)
+    std: tuple[Positive, Positive, Positive] = (0.2673, 0.2564, 0.2762)
+
+
+class TrainRecipe(Section, frozen=True, kw_only=True):
+    """How the network is trained; ``epochs = 0`` keeps the given weights as they are."""
+
+    epochs: Annotated[int, Meta(ge=0)] = 30
+    batch_size: Count = 128
+    learning_rate: Positive = 3e-3
+    weight_decay: Annotated[float, Meta(ge=0.0)] = 0.05
+    warmup_share: Share = 0.15
+    label_smoothing: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.1
+    augment: bool = True
+    seed: Seed = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+
+
+class ExportRecipe(Section, frozen=True, kw_only=True):
+    """Where the network is cut and how the edge is quantized (FX graph mode, engine qnnpack)."""
+
+    splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
+    weight_observer: Literal["per-channel", "per-tensor"] = "per-channel"
+    activation_observer: Literal["min-max", "histogram"] = "histogram"
+    opset: Annotated[int, Meta(ge=17, le=21)] = 17
+
+    def __post_init__(self) -> None:
+        """Refuse a split that is no module path, and the same split twice."""
+        for split in self.splits:
+            if not _MODULE_PATH.fullmatch(split):
+                raise ValueError(f"split {split!r} is not a module path such as features.3")
+        if len(set(self.splits)) != len(self.splits):
+            raise ValueError("the same split is named twice")
+
+
+class CheckRecipe(Section, frozen=True, kw_only=True):
+    """Tolerances of ``check``, in LSB (one step of the boundary's scale), shares and points."""
+
+    batch_size: Count = 250
+    lite_max_lsb: Annotated[int, Meta(ge=0)] = 0
+    onnx_share_within_1_lsb: Share = 0.99
+    top1_agreement: Share = 0.98
+    accuracy_drop_points: Positive = 3.0
+    bootstrap_resamples: Annotated[int, Meta(ge=100)] = 2000
+    confidence: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.95
+    seed: Seed = 0
+
+
+class BenchRecipe(Section, frozen=True, kw_only=True):
+    """How long and how often ``bench`` measures; the floors are part of the protocol."""
+
+    threads: Annotated[tuple[Count, ...], Meta(min_length=1)] = (1, 2, 4)
+    batch_size: Count = 1
+    warmup_runs: Annotated[int, Meta(ge=10)] = 10
+    warmup_seconds: Annotated[float, Meta(ge=0.5)] = 0.5
+    runs: Annotated[int, Meta(ge=100)] = 100
+    seconds: Annotated[float, Meta(ge=3.0)] = 3.0
+    confidence: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.95
+    seed: Seed = 0
+
+
+class AttackRecipe(Section, frozen=True, kw_only=True):
+    """The attackers and the pre-registered margin of the verdict, in dB of ``recon_psnr_db``."""
+
+    levels: Annotated[tuple[Literal["A0", "A1"], ...], Meta(min_length=1)] = ("A0", "A1")
+    margin_db: Positive = 3.0
+    confidence: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.95
+    bootstrap_resamples: Annotated[int, Meta(ge=100)] = 2000
+    drift_tolerance_db: Positive = 0.1
+    ceiling_db: Positive = 40.0
+    seeds: Annotated[tuple[Seed, ...], Meta(min_length=1)] = (0,)
+    capacities: Annotated[tuple[Literal["small", "large"], ...], Meta(min_length=1)] = ("small",)
+    max_epochs: Count = 30
+    patience: Count = 3
+    batch_size: Count = 256
+    learning_rate: Positive = 2e-3
+    validation_share: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse a list of levels without A0: A1 is fine-tuned from it."""
+        if "A0" not in self.levels:
+            raise ValueError(
+                "levels must contain A0: the FP32 baseline of the verdict is its decoder"
+            )
+
+
+class Recipe(Section, frozen=True, kw_only=True):
+    """A whole run, section by section; every key has a default."""
+
+    schema: Literal[1] = 1
+    name: str = "edgeveil"
+    data: DataRecipe = DataRecipe()
+    model: ModelRecipe = ModelRecipe()
+    train: TrainRecipe = TrainRecipe()
+    export: ExportRecipe = ExportRecipe()
+    check: CheckRecipe = CheckRecipe()
+    bench: BenchRecipe = BenchRecipe()
+    attack: AttackRecipe = AttackRecipe()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe from a TOML file.
+
+    Raises:
+        RecipeError: the file is missing, not TOML, or has an unknown key or a bad value.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from error
+    try:
+        return msgspec.toml.decode(data, type=Recipe)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise RecipeError(f"recipe {path}: {error}") from error

@@ -1,0 +1,1 @@
+"""Markdown and HTML from the JSON records alone."""

@@ -1,0 +1,1 @@
+"""The artifacts in their real runtimes, held against eager INT8."""

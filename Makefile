@@ -1,0 +1,27 @@
+# Everything happens in .venv; the system is never touched.
+# make demo | make test | make clean        PIP_ARGS goes to pip, e.g.
+# make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"  (CPU-only torch)
+
+PYTHON   ?= python3
+VENV     ?= .venv
+PIP_ARGS ?=
+RECIPE   ?= recipes/demo.toml
+OUT      ?= demo
+
+.PHONY: demo test install clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[export,dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/edgeveil run $(RECIPE) --out $(OUT)
+
+test: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

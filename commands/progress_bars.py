@@ -6,7 +6,13 @@ import contextlib
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 
 from records.progress import Progress
@@ -24,12 +30,12 @@ def progress_bars() -> Iterator[Progress]:
         console=console,
         disable=not console.is_terminal,
     )
-    tasks: dict[str, int] = {}
+    tasks: dict[str, TaskID] = {}
 
     def report(task: str, done: int, total: int) -> None:
         if task not in tasks:
             tasks[task] = bars.add_task(task, total=total)
-        bars.update(bars.task_ids[tasks[task]], completed=done, total=total)
+        bars.update(tasks[task], completed=done, total=total)
 
     with bars:
         yield report

@@ -18,6 +18,10 @@ Dimension = Annotated[int, Meta(ge=1, le=1 << 20)]
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 
 
+Precision = Literal["fp32", "int8"]
+Boundary = Literal["float", "wire", "logits", "graph"]
+
+
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of the manifest's parts: frozen, keyword-only, unknown keys refused."""
 
@@ -64,8 +68,8 @@ class Artifact(Part, frozen=True, kw_only=True):
     file: FileName
     format: Literal["torchscript-lite", "onnx", "fx-graph", "safetensors"]
     role: Literal["edge", "server", "reference"]
-    precision: Literal["fp32", "int8"]
-    boundary: Literal["float", "wire", "logits", "graph"]
+    precision: Precision
+    boundary: Boundary
     sha256: Sha256
     size: Annotated[int, Meta(ge=1, le=1 << 32)]
     weight_bytes: Annotated[int, Meta(ge=0)]

@@ -1,0 +1,101 @@
+"""``edgeveil export``: quantize the edge head and write a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from commands.export_extra import require_export_extra
+from commands.progress_bars import progress_bars
+from commands.recipe_options import (
+    data_option,
+    force_option,
+    image_size_option,
+    json_option,
+    model_option,
+    recipe_option,
+    recipe_with,
+    weights_option,
+)
+from records.manifest import Manifest
+
+
+@click.command()
+@recipe_option
+@data_option
+@model_option
+@weights_option
+@image_size_option
+@click.option("--split", help="The edge ends with the output of this module, e.g. features.3.")
+@click.option("--weight-observer", type=click.Choice(["per-channel", "per-tensor"]))
+@click.option("--activation-observer", type=click.Choice(["min-max", "histogram"]))
+@click.option("--opset", type=int, help="ONNX opset.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
+@force_option
+@json_option
+def command(
+    recipe_path: Path | None,
+    data: str | None,
+    model: str | None,
+    weights: str | None,
+    image_size: int | None,
+    split: str | None,
+    weight_observer: str | None,
+    activation_observer: str | None,
+    opset: int | None,
+    out: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Quantize the edge head and write a bundle: .ptl, QDQ ONNX, server half, manifest.
+
+    The scales and zero points of every artifact are those of one FX calibration. The bundle
+    appears whole and verified, or not at all.
+    """
+    require_export_extra("export")
+    recipe = recipe_with(
+        recipe_path,
+        data={"source": data},
+        model={"name": model, "weights": weights, "image_size": image_size},
+        export={
+            "splits": None if split is None else [split],
+            "weight_observer": weight_observer,
+            "activation_observer": activation_observer,
+            "opset": opset,
+        },
+    )
+    from pipeline.exporting import export_from_weights
+
+    with progress_bars() as progress:
+        manifest = export_from_weights(recipe, out, replace=force, progress=progress)
+    if as_json:
+        from records import codec
+
+        click.echo(codec.encode(manifest).decode(), nl=False)
+    else:
+        _print_table(manifest, out)
+
+
+def _print_table(manifest: Manifest, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{out}  split {manifest.split}  boundary {manifest.boundary.shape}")
+    for column in ("artifact", "format", "precision", "ends with"):
+        table.add_column(column)
+    for column in ("weights, bytes", "file, bytes"):
+        table.add_column(column, justify="right")
+    for artifact in manifest.artifacts:
+        table.add_row(
+            artifact.name,
+            artifact.format,
+            artifact.precision,
+            f"{artifact.boundary} {artifact.output.dtype}",
+            f"{artifact.weight_bytes:,}",
+            f"{artifact.size:,}",
+        )
+    console = Console()
+    console.print(table)
+    left = ", ".join(manifest.float_nodes) or "none"
+    console.print(f"nodes left in float: {left}   bundle {manifest.bundle_id[:16]}")

@@ -1,0 +1,53 @@
+"""``edgeveil run``: every stage of a recipe, skipped when unchanged, resumed when cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from commands.export_extra import require_export_extra
+from commands.progress_bars import progress_bars
+from commands.recipe_options import json_option
+
+
+@click.command()
+@click.argument("recipe_path", metavar="RECIPE.toml", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run folder  [default: runs/<recipe's name>]"
+)
+@click.option("--replace", is_flag=True, help="Accept a changed recipe: do again what it changes.")
+@json_option
+def command(recipe_path: Path, out: Path | None, replace: bool, as_json: bool) -> None:
+    """Run train, export, check, bench, attack and report of RECIPE.toml.
+
+    A stage whose inputs' hashes are unchanged is skipped. Killed and started again, the run
+    resumes to the same result. Exits 2 when a gate failed; the evidence stays in the folder.
+    """
+    require_export_extra("run")
+    from pipeline.run import RunOptions, run_recipe
+    from records import codec
+    from records.errors import GateFailedError
+    from records.recipe import read_recipe
+
+    recipe = read_recipe(recipe_path)
+    folder = out if out is not None else Path("runs") / recipe.name
+    with progress_bars() as progress:
+        record = run_recipe(recipe, folder, RunOptions(replace=replace), progress=progress)
+    if as_json:
+        click.echo(codec.encode(record).decode(), nl=False)
+    else:
+        _print_summary(folder, record.report)
+    if not record.gates_passed:
+        failed = ", ".join(stage.stage for stage in record.stages if not stage.gates_passed)
+        raise GateFailedError(f"gates failed in {failed}; see {record.report}")
+
+
+def _print_summary(folder: Path, report: str) -> None:
+    from rich.console import Console
+
+    from report.summary import summary_table
+
+    console = Console()
+    console.print(summary_table(folder))
+    console.print(f"report: {report}")

@@ -1,0 +1,53 @@
+"""Export outside a run: load the weights that a recipe names and write one bundle a split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from baseline.datasets import load_splits
+from baseline.model import build_model
+from export.build import export_bundle
+from records.errors import InputError
+from records.hashing import sha256_file
+from records.manifest import Manifest
+from records.progress import Progress, silent
+from records.recipe import Recipe
+
+
+def export_from_weights(
+    recipe: Recipe, folder: Path, *, replace: bool = False, progress: Progress = silent
+) -> Manifest:
+    """Export the network whose weights file the recipe names, cut at its only split.
+
+    Args:
+        recipe: ``model.weights`` must be a file, ``export.splits`` a single module path.
+        folder: the bundle's folder.
+        replace: allow an existing bundle to be replaced.
+        progress: called as the artifacts are written.
+
+    Returns:
+        The sealed manifest.
+
+    Raises:
+        InputError: the weights are not a file, or several splits are named.
+        EdgeveilError: whatever the data, model, split or export refuses.
+    """
+    weights = Path(recipe.model.weights)
+    if not weights.is_file():
+        raise InputError(
+            f"weights {recipe.model.weights!r} is not a file; train first with edgeveil train, "
+            "then pass --weights FILE"
+        )
+    if len(recipe.export.splits) != 1:
+        raise InputError("one bundle holds one split; pass --split NAME, or use edgeveil run")
+    splits = load_splits(recipe.data)
+    return export_bundle(
+        build_model(recipe.model, len(splits.classes)),
+        recipe,
+        splits,
+        recipe.export.splits[0],
+        folder,
+        checkpoint_sha256=sha256_file(weights),
+        replace=replace,
+        progress=progress,
+    )

@@ -1,0 +1,112 @@
+"""``edgeveil run``: train → export → check → bench → attack → report, resumable at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from baseline.datasets import ImageSplits, load_splits
+from pipeline.stage import do_stage, finished_record
+from pipeline.stages import run_stages
+from records import codec, files
+from records.errors import InputError, OverwriteError
+from records.progress import Progress, silent
+from records.recipe import Recipe
+from records.run import RunRecord, StageRecord
+
+RECIPE_NAME = "recipe.json"
+LOCK_NAME = ".lock"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run treats what is already in its folder.
+
+    Attributes:
+        replace: allow another recipe than the one that the folder was made with; stages
+            whose inputs changed are done again and replace their results.
+    """
+
+    replace: bool = False
+
+
+def run_recipe(
+    recipe: Recipe, folder: Path, options: RunOptions, *, progress: Progress = silent
+) -> RunRecord:
+    """Do every stage of a recipe in order, skipping what is done and unchanged.
+
+    Killed at any moment and started again, it resumes to the same records (timings aside):
+    training from its last epoch, the attack from its cached features and decoders.
+
+    Args:
+        recipe: the run.
+        folder: the run folder; made when missing.
+        options: what may be replaced.
+        progress: called by the stages.
+
+    Returns:
+        The stages' records; ``gates_passed`` is false when any gate of any stage failed.
+
+    Raises:
+        OverwriteError: the folder was made with another recipe, or is not a run folder.
+        InputError: another process is running in the folder.
+        EdgeveilError: whatever a stage refuses.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_runner(folder):
+        _claim(recipe, folder, options)
+        splits = load_splits(recipe.data)
+        return _do_all(recipe, folder, splits, progress)
+
+
+def _do_all(recipe: Recipe, folder: Path, splits: ImageSplits, progress: Progress) -> RunRecord:
+    records: list[StageRecord] = []
+    skipped: list[str] = []
+    for stage in run_stages(recipe, folder, splits, progress):
+        record = finished_record(stage, folder)
+        if record is None:
+            record = do_stage(stage, folder)
+        else:
+            skipped.append(stage.name)
+        records.append(record)
+    return RunRecord(
+        run=str(folder),
+        stages=tuple(records),
+        skipped=tuple(skipped),
+        gates_passed=all(record.gates_passed for record in records),
+        report=str(folder / "report" / "report.html"),
+    )
+
+
+def _claim(recipe: Recipe, folder: Path, options: RunOptions) -> None:
+    """Tie the folder to its recipe, so that no other run silently replaces its results."""
+    path = folder / RECIPE_NAME
+    for place in (folder, *[p for p in folder.rglob("*") if p.is_dir()]):
+        files.remove_partials(place)
+    if not path.exists():
+        if any(p for p in folder.iterdir() if p.name != LOCK_NAME) and not options.replace:
+            raise OverwriteError(f"{folder} is not empty and holds no run; choose another --out")
+        codec.write(path, recipe, replace=True)
+    elif codec.read(path, Recipe) != recipe:
+        if not options.replace:
+            raise OverwriteError(
+                f"{folder} was made with another recipe; choose another --out, or pass --replace "
+                "to do again what changed"
+            )
+        codec.write(path, recipe, replace=True)
+
+
+@contextlib.contextmanager
+def _only_runner(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system drops it when the process dies, however it dies."""
+    with (folder / LOCK_NAME).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another edgeveil run is working in {folder}; wait for it or choose another --out"
+            ) from error
+        yield

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from attack.evaluate import attack_bundle
 from baseline.datasets import ImageSplits
 from baseline.model import build_model
@@ -88,15 +90,9 @@ def _export_stage(run: _Run, split: str) -> Stage:
     checkpoint_sha256 = sha256_file(run.checkpoint)
 
     def work() -> bool:
-        model_recipe = type(run.recipe.model)(
-            name=run.recipe.model.name,
-            weights=str(run.checkpoint),
-            image_size=run.recipe.model.image_size,
-            mean=run.recipe.model.mean,
-            std=run.recipe.model.std,
-        )
+        trained = msgspec.structs.replace(run.recipe.model, weights=str(run.checkpoint))
         export_bundle(
-            build_model(model_recipe, len(run.splits.classes)),
+            build_model(trained, len(run.splits.classes)),
             run.recipe,
             run.splits,
             split,

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from records.errors import RecipeError
+from records.recipe import Recipe, read_recipe
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_an_empty_recipe_is_the_defaults(tmp_path: Path) -> None:
+    assert read_recipe(_write(tmp_path, "")) == Recipe()
+
+
+def test_the_margin_is_fixed_at_three_db_unless_said_otherwise(tmp_path: Path) -> None:
+    assert Recipe().attack.margin_db == 3.0
+    assert read_recipe(_write(tmp_path, "[attack]\nmargin_db = 2.0\n")).attack.margin_db == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = ", "recipe"),
+        ("[data]\nsuorce = 'photos'\n", "suorce"),
+        ("[data]\nsource = 'imagenet'\n", "unknown"),
+        ("[data]\nsource = 'npz'\n", "needs a path"),
+        ("[export]\nsplits = []\n", "splits"),
+        ("[export]\nsplits = ['a', 'a']\n", "twice"),
+        ("[export]\nsplits = ['../x']\n", "not a module path"),
+        ("[export]\nopset = 3\n", "opset"),
+        ("[attack]\nmargin_db = 0.0\n", "margin_db"),
+        ("[attack]\nlevels = ['A1']\n", "A0"),
+        ("[attack]\nlevels = ['A9']\n", "A9"),
+        ("[bench]\nruns = 5\n", "runs"),
+        ("[bench]\nseconds = 0.1\n", "seconds"),
+        ("[model]\nstd = [0.1, 0.1, 0.0]\n", "std"),
+        ("schema = 2\n", "schema"),
+    ],
+)
+def test_a_bad_recipe_is_refused_by_key(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        read_recipe(_write(tmp_path, text))
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"none\.toml cannot be read"):
+        read_recipe(tmp_path / "none.toml")
+
+
+def test_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError):
+        read_recipe(path)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import edgeveil
+
+ROOT = Path(edgeveil.__file__).parent
+HEAVY = ("torch", "onnxruntime", "onnx", "numpy", "matplotlib", "skimage")
+
+
+def _run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edgeveil", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+
+
+def test_help_lists_every_verb_with_one_line() -> None:
+    shown = CliRunner().invoke(edgeveil.group, ["--help"]).output
+    for verb in edgeveil.COMMANDS:
+        assert f"\n  {verb}" in shown
+
+
+def test_every_verb_is_a_file_and_every_file_that_has_a_command_a_verb() -> None:
+    with_command = {
+        path.stem
+        for path in (ROOT / "commands").glob("*.py")
+        if "\ndef command(" in path.read_text()
+    }
+    assert with_command == set(edgeveil.COMMANDS)
+
+
+@pytest.mark.parametrize("verb", sorted(edgeveil.COMMANDS))
+def test_every_verb_and_option_is_documented(verb: str) -> None:
+    command = edgeveil.group.get_command(None, verb)  # type: ignore[arg-type]
+    assert command is not None
+    assert command.help
+    undocumented = [
+        parameter.name
+        for parameter in command.params
+        if parameter.param_type_name == "option" and not getattr(parameter, "help", None)
+    ]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("verb", ["", *sorted(edgeveil.COMMANDS)])
+def test_help_imports_nothing_heavy(verb: str) -> None:
+    program = (
+        "import sys; from click.testing import CliRunner; import edgeveil\n"
+        f"result = CliRunner().invoke(edgeveil.group, {[verb, '--help'] if verb else ['--help']!r})\n"
+        "assert result.exit_code == 0, result.output\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_answers_within_three_tenths_of_a_second() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        assert _run("--help").returncode == 0
+        return time.perf_counter() - start
+
+    # The best of several: a shared machine's noise only ever adds.
+    assert min(seconds() for _ in range(7)) <= 0.3
+
+
+def test_a_usage_error_exits_one_not_two() -> None:
+    done = _run("run", "--no-such-option")
+    assert done.returncode == 1
+    assert "No such option" in done.stderr
+
+
+def test_a_named_error_is_one_sentence_without_a_traceback(tmp_path: Path) -> None:
+    done = _run("run", "nowhere.toml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("edgeveil: RecipeError: recipe nowhere.toml cannot be read")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -25,12 +25,14 @@ def command(recipe_path: Path, out: Path | None, replace: bool, as_json: bool) -
     resumes to the same result. Exits 2 when a gate failed; the evidence stays in the folder.
     """
     require_export_extra("run")
-    from pipeline.run import RunOptions, run_recipe
     from records import codec
     from records.errors import GateFailedError
     from records.recipe import read_recipe
 
+    # Read before the slow imports: a bad recipe answers at once.
     recipe = read_recipe(recipe_path)
+    from pipeline.run import RunOptions, run_recipe
+
     folder = out if out is not None else Path("runs") / recipe.name
     with progress_bars() as progress:
         record = run_recipe(recipe, folder, RunOptions(replace=replace), progress=progress)

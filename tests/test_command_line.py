@@ -56,9 +56,10 @@ def test_every_verb_and_option_is_documented(verb: str) -> None:
 
 @pytest.mark.parametrize("verb", ["", *sorted(edgeveil.COMMANDS)])
 def test_help_imports_nothing_heavy(verb: str) -> None:
+    arguments = [verb, "--help"] if verb else ["--help"]
     program = (
         "import sys; from click.testing import CliRunner; import edgeveil\n"
-        f"result = CliRunner().invoke(edgeveil.group, {[verb, '--help'] if verb else ['--help']!r})\n"
+        f"result = CliRunner().invoke(edgeveil.group, {arguments!r})\n"
         "assert result.exit_code == 0, result.output\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )

@@ -16,10 +16,28 @@ _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
 _VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 #: The flags that decide which float and INT8 kernels the runtimes choose, x86 then ARM.
-ISA_FLAGS = (
-    "sse4_1 avx avx2 fma f16c avx512f avx512_vnni avx_vnni avx512_bf16 amx_int8 "
-    "neon asimd fphp asimdhp asimddp i8mm bf16 sve sve2 sme"
-).split()
+ISA_FLAGS = [
+    "sse4_1",
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "neon",
+    "asimd",
+    "fphp",
+    "asimdhp",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+    "sme",
+]
 
 #: Distributions whose version a record names, where they are installed.
 DISTRIBUTIONS = ("edgeveil", "msgspec", "numpy", "onnxruntime", "torch")

@@ -8,7 +8,7 @@ import click
 
 from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
-from commands.recipe_options import json_option
+from commands.recipe_options import data_option, json_option, recipe_with, weights_option
 
 
 @click.command()
@@ -17,8 +17,17 @@ from commands.recipe_options import json_option
     "--out", type=click.Path(path_type=Path), help="Run folder  [default: runs/<recipe's name>]"
 )
 @click.option("--replace", is_flag=True, help="Accept a changed recipe: do again what it changes.")
+@data_option
+@weights_option
 @json_option
-def command(recipe_path: Path, out: Path | None, replace: bool, as_json: bool) -> None:
+def command(
+    recipe_path: Path,
+    out: Path | None,
+    replace: bool,
+    data: str | None,
+    weights: str | None,
+    as_json: bool,
+) -> None:
     """Run train, export, check, bench, attack and report of RECIPE.toml.
 
     A stage whose inputs' hashes are unchanged is skipped. Killed and started again, the run
@@ -27,10 +36,9 @@ def command(recipe_path: Path, out: Path | None, replace: bool, as_json: bool) -
     require_export_extra("run")
     from records import codec
     from records.errors import GateFailedError
-    from records.recipe import read_recipe
 
     # Read before the slow imports: a bad recipe answers at once.
-    recipe = read_recipe(recipe_path)
+    recipe = recipe_with(recipe_path, data={"source": data}, model={"weights": weights})
     from pipeline.run import RunOptions, run_recipe
 
     folder = out if out is not None else Path("runs") / recipe.name

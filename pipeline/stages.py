@@ -161,7 +161,7 @@ def _attack_stage(run: _Run, split: str) -> Stage:
                 progress=run.progress,
             )
             codec.write(partial / "attack.json", record)
-        return record.gates_passed
+        return record.passed
 
     return Stage(
         name=f"{split}/attack",

@@ -36,12 +36,17 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class VictimRecord(Part, frozen=True, kw_only=True):
-    """The images of the check; ``is_manifest_set``: they are the victim set of the manifest."""
+    """The images of the check.
+
+    ``is_manifest_set``: they are the whole victim set of the manifest. ``first_of``: they are the
+    first ``count`` of a set of so many images; None when the whole set was used.
+    """
 
     source: str
     count: Annotated[int, Meta(ge=1)]
     sha256: Sha256
     is_manifest_set: bool
+    first_of: int | None = None
 
 
 class OrtMode(Part, frozen=True, kw_only=True):
@@ -109,7 +114,8 @@ class Accuracy(Part, frozen=True, kw_only=True):
 class ArtifactCheck(Part, frozen=True, kw_only=True):
     """One artifact in one mode of its runtime; ``lsb`` is None for an FP32 artifact.
 
-    ``reference`` marks eager INT8 itself, listed for its accuracy.
+    ``reference`` marks eager INT8 itself, listed for its accuracy. ``gated``: gates apply to this
+    row; a mode that is only listed for comparison has none.
     """
 
     artifact: str
@@ -118,6 +124,7 @@ class ArtifactCheck(Part, frozen=True, kw_only=True):
     precision: Literal["fp32", "int8"]
     boundary: Literal["float", "wire"]
     reference: bool
+    gated: bool
     accuracy: Accuracy
     lsb: LsbDifference | None = None
 

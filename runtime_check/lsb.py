@@ -1,0 +1,191 @@
+"""Differences of uint8 boundaries in LSB, summed over a stream of batches. Numpy only.
+
+One LSB is one step of the boundary's scale, so two tensors of the same scale and zero point
+differ by ``|a − b|`` LSB value by value, and no float is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from records.errors import ArtifactError
+from records.parity import LsbDifference, WorstImage
+
+KEPT_WORST = 16
+
+Bytes = npt.NDArray[np.uint8]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One batch of the reference boundary.
+
+    ``q``: uint8 (N, …). ``energy``: Σ (q − zero_point)² over the batch.
+    """
+
+    q: Bytes
+    energy: int
+
+
+def reference_batch(q: Bytes, zero_point: int) -> Reference:
+    """Return a batch of the reference with its energy, computed once for all artifacts.
+
+    Args:
+        q: uint8 (N, …).
+        zero_point: 0 … 255.
+    """
+    counts = np.bincount(q.reshape(-1), minlength=256)
+    steps = np.arange(256, dtype=np.int64) - zero_point
+    return Reference(q=q, energy=int(counts @ (steps * steps)))
+
+
+@dataclass(frozen=True)
+class WorstBatch:
+    """The kept images of one artifact, worst first; all arrays have the same length K ≤ 16.
+
+    ``index``: place in the victim set. ``reference``, ``artifact``: uint8 (K, …).
+    """
+
+    index: Counts
+    max_lsb: Counts
+    sum_lsb: Counts
+    reference: Bytes
+    artifact: Bytes
+
+
+class LsbTally:
+    """Histogram of |artifact − reference| in LSB and the images that differ most.
+
+    Memory does not grow with the number of images.
+    """
+
+    def __init__(self) -> None:
+        """Start with no image seen."""
+        self._histogram = np.zeros(256, dtype=np.int64)
+        self._energy = 0
+        self._images = 0
+        self._off_grid = 0
+        self._worst: WorstBatch | None = None
+
+    def update(self, reference: Reference, artifact: Bytes, off_grid: int = 0) -> bool:
+        """Add one batch.
+
+        Args:
+            reference: N images.
+            artifact: uint8 of the reference's shape.
+            off_grid: values of a float boundary that were not exactly on the wire's grid.
+
+        Returns:
+            True when the batch equals the reference bit for bit.
+
+        Raises:
+            ValueError: the shapes differ, or the batch is not uint8.
+        """
+        if artifact.shape != reference.q.shape or artifact.dtype != np.uint8:
+            raise ValueError(
+                f"the artifact's batch is {artifact.dtype}{artifact.shape}, the reference "
+                f"uint8{reference.q.shape}"
+            )
+        first = self._images
+        self._images += len(artifact)
+        self._energy += reference.energy
+        self._off_grid += off_grid
+        if np.array_equal(artifact, reference.q):
+            self._histogram[0] += artifact.size
+            return off_grid == 0
+        low = np.minimum(artifact, reference.q)
+        distance = np.maximum(artifact, reference.q)
+        np.subtract(distance, low, out=distance)
+        self._histogram += np.bincount(distance.reshape(-1), minlength=256)
+        self._keep_worst(distance.reshape(len(distance), -1), reference.q, artifact, first)
+        return False
+
+    def _keep_worst(self, distance: Bytes, reference: Bytes, artifact: Bytes, first: int) -> None:
+        total = distance.sum(axis=1, dtype=np.int64)
+        largest = distance.max(axis=1).astype(np.int64)
+        candidates = _worst_rows(largest, total)
+        if self._worst is not None and len(self._worst.index) == KEPT_WORST:
+            last = (self._worst.max_lsb[-1], self._worst.sum_lsb[-1])
+            candidates = candidates[[(largest[i], total[i]) > last for i in candidates.tolist()]]
+        if len(candidates):
+            new = WorstBatch(
+                index=candidates + first,
+                max_lsb=largest[candidates],
+                sum_lsb=total[candidates],
+                reference=reference[candidates],
+                artifact=artifact[candidates],
+            )
+            self._worst = new if self._worst is None else _merged(self._worst, new)
+
+    @property
+    def worst(self) -> WorstBatch | None:
+        """The images that differ most, at most 16, worst first; None when none differs."""
+        return self._worst
+
+    def summary(self) -> LsbDifference:
+        """Return the record of all batches so far.
+
+        ``parity_sqnr_db`` = 10·log10(Σ (ref − zp)² / Σ (ref − artifact)²); the scale cancels.
+
+        Raises:
+            ArtifactError: no image was seen, or the reference is zero on every image.
+        """
+        values = int(self._histogram.sum())
+        if values == 0:
+            raise ArtifactError("no image was checked")
+        used = np.flatnonzero(self._histogram)
+        largest = int(used[-1])
+        return LsbDifference(
+            values=values,
+            max_lsb=largest,
+            histogram=tuple(self._histogram[: largest + 1].tolist()),
+            share_identical=int(self._histogram[0]) / values,
+            share_within_1_lsb=int(self._histogram[:2].sum()) / values,
+            parity_sqnr_db=self._sqnr(),
+            off_grid=self._off_grid,
+            worst=_worst_records(self._worst),
+        )
+
+    def _sqnr(self) -> float | None:
+        steps = np.arange(256, dtype=np.int64)
+        noise = int(self._histogram @ (steps * steps))
+        if noise == 0:
+            return None
+        if self._energy == 0:
+            raise ArtifactError(
+                "eager INT8's boundary is zero on every image, so there is no signal to compare "
+                "with; the network or its calibration is broken"
+            )
+        return 10.0 * math.log10(self._energy / noise)
+
+
+def _worst_rows(largest: Counts, total: Counts) -> Counts:
+    """Rows that differ, worst first, the earlier one first among equals; at most 16."""
+    order = np.lexsort((np.arange(len(total)), -total, -largest))[:KEPT_WORST]
+    return order[total[order] > 0]
+
+
+def _merged(old: WorstBatch, new: WorstBatch) -> WorstBatch:
+    largest = np.concatenate((old.max_lsb, new.max_lsb))
+    total = np.concatenate((old.sum_lsb, new.sum_lsb))
+    # The kept images come from earlier batches, so position is also order in the victim set.
+    rows = _worst_rows(largest, total)
+    return WorstBatch(
+        index=np.concatenate((old.index, new.index))[rows],
+        max_lsb=largest[rows],
+        sum_lsb=total[rows],
+        reference=np.concatenate((old.reference, new.reference))[rows],
+        artifact=np.concatenate((old.artifact, new.artifact))[rows],
+    )
+
+
+def _worst_records(worst: WorstBatch | None) -> tuple[WorstImage, ...]:
+    if worst is None:
+        return ()
+    columns = zip(worst.index.tolist(), worst.max_lsb.tolist(), worst.sum_lsb.tolist(), strict=True)
+    return tuple(WorstImage(index=i, max_lsb=m, sum_lsb=s) for i, m, s in columns)

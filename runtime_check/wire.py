@@ -1,0 +1,53 @@
+"""The wire tensor's grid: from real values to uint8 steps and back, bit for bit. Numpy only."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from records.manifest import WireTensor
+
+
+def dequantize(q: npt.NDArray[np.uint8], wire: WireTensor) -> npt.NDArray[np.float32]:
+    """Return the real values of a wire tensor: float32(scale) · (q − zero_point).
+
+    The product is one float32 multiplication, as in torch's ``dequantize`` and ONNX's
+    DequantizeLinear, so it is equal to theirs bit for bit.
+
+    Args:
+        q: uint8 of any shape.
+        wire: its scale and zero point.
+    """
+    # q − zero_point is a small integer and therefore exact in float32.
+    real = np.subtract(q, np.float32(wire.zero_point), dtype=np.float32)
+    np.multiply(real, np.float32(wire.scale), out=real)
+    return real
+
+
+def to_wire(real: npt.NDArray[np.float32], wire: WireTensor) -> tuple[npt.NDArray[np.uint8], int]:
+    """Return the uint8 steps nearest to real values and how many values are not exactly on one.
+
+    Args:
+        real: float32 of any shape.
+        wire: scale and zero point of the grid.
+
+    Returns:
+        uint8 of the same shape, clipped to 0 … 255, and the number of values that
+        `dequantize` does not give back bit for bit.
+    """
+    steps = np.divide(real, np.float32(wire.scale))
+    np.rint(steps, out=steps)
+    steps += np.float32(wire.zero_point)
+    np.clip(steps, 0, 255, out=steps)
+    q = np.nan_to_num(steps, copy=False, nan=0.0).astype(np.uint8)
+    return q, differing_values(dequantize(q, wire), real)
+
+
+def differing_values(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> int:
+    """Count the values of two float32 tensors of one shape that are not equal bit for bit."""
+    return int(np.count_nonzero(bits(left) != bits(right)))
+
+
+def bits(real: npt.NDArray[np.float32]) -> npt.NDArray[np.uint32]:
+    """View float32 values as their bits, uint32 of the same shape."""
+    return np.ascontiguousarray(real, dtype=np.float32).view(np.uint32)

@@ -13,13 +13,15 @@ from msgspec import Meta
 
 from records.machine import MachineRecord, MachineState
 from records.manifest import Boundary, Precision, Sha256
+from records.parity import Mode
 from records.recipe import BenchRecipe
 
 SCHEMA = "edgeveil.bench/1"
 SAMPLES_SCHEMA = "edgeveil.bench-samples/1"
 
 Bytes = Annotated[int, Meta(ge=0)]
-RuntimeName = Literal["onnx", "lite"]
+#: ``ort``: ONNX Runtime. ``lite``: TorchScript Lite interpreter under qnnpack.
+RuntimeName = Literal["ort", "lite"]
 
 #: ``not given``: the run was INVALID, so nothing is said about speed.
 SpeedVerdict = Literal["faster", "slower", "no speed-up shown", "not given"]
@@ -136,6 +138,7 @@ class Latency(BenchPart, frozen=True, kw_only=True):
 
     artifact: str
     runtime: RuntimeName
+    mode: Mode
     precision: Precision
     boundary: Boundary
     threads: int
@@ -200,11 +203,12 @@ class RunTiming(BenchPart, frozen=True, kw_only=True):
 
 
 class MeasuredRun(BenchPart, frozen=True, kw_only=True):
-    """One interleaved run over all artifacts with one thread count."""
+    """One interleaved run over all artifacts with one thread count; ``input`` is what they got."""
 
     threads: int
     batch_size: int
     seed: int
+    input: str
     artifacts: tuple[str, ...]
     timing: RunTiming
 

@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-OrtMode = Literal["default", "precise"]
-
 
 class MachineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What does not change while a program runs.
@@ -28,7 +26,7 @@ class MachineRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     arch: str
     isa: tuple[str, ...]
     vnni: bool
-    ort_mode: OrtMode
+    ort_mode: Literal["default", "precise"]
     cores: Annotated[int, Meta(ge=1)]
     cores_online: Annotated[int, Meta(ge=1)]
     max_frequency_mhz: float | None

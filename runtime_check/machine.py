@@ -10,7 +10,7 @@ import platform
 import threading
 from pathlib import Path
 
-from records.machine import MachineRecord, OrtMode
+from records.machine import MachineRecord
 
 _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
 _VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -108,11 +108,6 @@ def needs_precise_mode() -> bool:
     return is_x86() and not has_vnni()
 
 
-def ort_mode() -> OrtMode:
-    """Return the mode in which ONNX Runtime runs INT8 here: ``precise`` on x86 without VNNI."""
-    return "precise" if needs_precise_mode() else "default"
-
-
 def usable_cores(root: Path = Path("/")) -> int:
     """Return how many logical CPUs this process may use: affinity, cut by a cgroup quota.
 
@@ -151,7 +146,7 @@ def machine_record(root: Path = Path("/")) -> MachineRecord:
         arch=platform.machine(),
         isa=tuple(flag for flag in ISA_FLAGS if flag in flags),
         vnni=has_vnni(),
-        ort_mode=ort_mode(),
+        ort_mode="precise" if needs_precise_mode() else "default",
         cores=usable_cores(root),
         cores_online=os.cpu_count() or 1,
         max_frequency_mhz=_max_frequency_mhz(root),

@@ -302,6 +302,9 @@ def _server_half(traced: _Traced, node: fx.Node, inside: frozenset[fx.Node]) -> 
 
 def _half(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
     graph.lint()
+    for node in graph.nodes:
+        # torch.jit cannot resolve the annotations that tracing copied from the user's forward.
+        node.type = None
     # GraphModule copies only the modules that the graph calls, so the parameters divide.
     return copy.deepcopy(fx.GraphModule(root, graph, name)).eval()
 

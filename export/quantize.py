@@ -1,0 +1,255 @@
+"""Post-training quantization of the edge in FX graph mode, engine qnnpack.
+
+The only module that touches ``torch.ao``: it is deprecated upstream, without a date.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.ao.quantization import QConfig, QConfigMapping
+from torch.ao.quantization.observer import (
+    HistogramObserver,
+    MinMaxObserver,
+    default_per_channel_weight_observer,
+    default_weight_observer,
+)
+from torch.ao.quantization.qconfig_mapping import get_default_qconfig_mapping
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+from records.errors import ExportError, UnsupportedHereError
+from records.manifest import Qparams
+from records.recipe import ExportRecipe
+
+ENGINE = "qnnpack"
+
+#: Images per observed batch, however the caller divides the calibration set: a convolution's last
+#: bits may depend on the batch size, and a histogram on the order in which it grows.
+CALIBRATION_BATCH = 64
+
+_ACTIVATIONS = {
+    "min-max": MinMaxObserver.with_args(dtype=torch.quint8, reduce_range=False),
+    "histogram": HistogramObserver.with_args(dtype=torch.quint8, reduce_range=False),
+}
+_WEIGHTS = {
+    "per-channel": default_per_channel_weight_observer,
+    "per-tensor": default_weight_observer,
+}
+#: Their quantized kernels take one scale for the whole weight.
+_PER_TENSOR_ONLY = (
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.functional.conv_transpose1d,
+    nn.functional.conv_transpose2d,
+    nn.functional.conv_transpose3d,
+)
+
+
+@dataclass(frozen=True)
+class QuantizedEdge:
+    """An edge in INT8, in both forms of its end.
+
+    ``float_boundary``: images (N, 3, S, S) float32 → boundary (N, …) float32, dequantized.
+    ``wire``: the same graph, ending at the uint8 tensor (N, …) that is really sent;
+    ``float32(wire_scale) · (wire − wire_zero_point)`` is ``float_boundary`` bit for bit.
+    ``qparams``: of every quantized activation, by node name, in graph order.
+    ``float_nodes``: every computing node that stays float (quantize and dequantize do not compute).
+    """
+
+    float_boundary: fx.GraphModule
+    wire: fx.GraphModule
+    wire_scale: float
+    wire_zero_point: int
+    qparams: tuple[Qparams, ...]
+    float_nodes: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def qnnpack_engine() -> Iterator[None]:
+    """Make qnnpack the engine of quantized operators, and restore the former one afterwards.
+
+    Raises:
+        UnsupportedHereError: this build of torch has no qnnpack.
+    """
+    if ENGINE not in torch.backends.quantized.supported_engines:
+        raise UnsupportedHereError(
+            f"this build of torch {torch.__version__} has no {ENGINE}; install the PyPI wheel"
+        )
+    former = torch.backends.quantized.engine
+    torch.backends.quantized.engine = ENGINE
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = former
+
+
+def quantize_edge(
+    edge: fx.GraphModule, calibration: Sequence[Tensor], recipe: ExportRecipe
+) -> QuantizedEdge:
+    """Quantize an edge to INT8 with scales observed on the calibration images.
+
+    The result does not depend on how ``calibration`` is divided into batches.
+
+    Args:
+        edge: FP32 edge of ``baseline.split``; it is copied, not changed.
+        calibration: preprocessed batches (n, 3, S, S) float32.
+        recipe: which observers watch weights and activations.
+
+    Raises:
+        ExportError: no calibration images, a weight or image that is NaN or infinite, or an
+            operator that torch cannot quantize.
+        UnsupportedHereError: this build of torch has no qnnpack.
+    """
+    images = _calibration_images(calibration)
+    _refuse_non_finite_weights(edge)
+    with qnnpack_engine(), _quiet_torch(), torch.no_grad():
+        converted = _prepare_and_convert(copy.deepcopy(edge).eval(), images, recipe)
+        last = _end_quantized(converted, images, recipe)
+        values = _observe(converted, images[:1])
+        wire_tensor = values[last.name]
+        return QuantizedEdge(
+            float_boundary=converted,
+            wire=_ending_at_wire(converted),
+            wire_scale=wire_tensor.q_scale(),
+            wire_zero_point=wire_tensor.q_zero_point(),
+            qparams=_qparams(values),
+            float_nodes=_float_nodes(converted, values),
+        )
+
+
+def _calibration_images(calibration: Sequence[Tensor]) -> Tensor:
+    if not calibration or sum(len(batch) for batch in calibration) == 0:
+        raise ExportError("there are no calibration images: scales cannot be observed")
+    images = torch.cat(list(calibration))
+    if not bool(torch.isfinite(images).all()):
+        raise ExportError("the calibration images hold NaN or infinite values")
+    return images
+
+
+def _refuse_non_finite_weights(edge: nn.Module) -> None:
+    for name, tensor in edge.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ExportError(f"tensor {name!r} of the edge holds NaN or infinite values")
+
+
+def _qconfig_mapping(recipe: ExportRecipe) -> QConfigMapping:
+    activation = _ACTIVATIONS[recipe.activation_observer]
+    # The default mapping knows the operators with fixed scales (sigmoid, tanh, softmax …).
+    mapping = get_default_qconfig_mapping(ENGINE)
+    mapping.set_global(QConfig(activation=activation, weight=_WEIGHTS[recipe.weight_observer]))
+    for kind in _PER_TENSOR_ONLY:
+        mapping.set_object_type(kind, QConfig(activation=activation, weight=_WEIGHTS["per-tensor"]))
+    return mapping
+
+
+def _prepare_and_convert(
+    edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe
+) -> fx.GraphModule:
+    try:
+        prepared = prepare_fx(edge, _qconfig_mapping(recipe), (images[:1],))
+        for batch in images.split(CALIBRATION_BATCH):
+            prepared(batch)
+        converted = convert_fx(prepared)
+        converted(images[:1])
+    except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
+        raise ExportError(f"torch cannot quantize this edge: {error}") from error
+    return converted
+
+
+def _end_quantized(module: fx.GraphModule, images: Tensor, recipe: ExportRecipe) -> fx.Node:
+    """Make the graph end with a dequantize and return the quantized node before it."""
+    output = module.graph.output_node()
+    last = output.args[0]
+    if _is_dequantize(last):
+        return last.args[0]
+    # The last operator stays float: the tensor that is sent is quantized all the same.
+    observer = _ACTIVATIONS[recipe.activation_observer]()
+    for batch in images.split(CALIBRATION_BATCH):
+        observer(module(batch))
+    scale, zero_point = observer.calculate_qparams()
+    with module.graph.inserting_before(output):
+        quantized = module.graph.call_function(
+            torch.quantize_per_tensor,
+            (last, float(scale), int(zero_point), torch.quint8),
+        )
+        output.args = (module.graph.call_method("dequantize", (quantized,)),)
+    module.recompile()
+    return quantized
+
+
+def _is_dequantize(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.op == "call_method" and node.target == "dequantize"
+
+
+def _ending_at_wire(float_boundary: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy whose last dequantize is replaced by the stored integers, uint8."""
+    module = copy.deepcopy(float_boundary)
+    output = module.graph.output_node()
+    dequantize = output.args[0]
+    with module.graph.inserting_before(output):
+        stored = module.graph.call_method("int_repr", (dequantize.args[0],))
+    output.args = (stored,)
+    if not dequantize.users:
+        module.graph.erase_node(dequantize)
+    module.graph.lint()
+    module.recompile()
+    return module
+
+
+class _Watch(fx.Interpreter):
+    """Runs a graph and keeps every node's value."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.values: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.values[n.name] = super().run_node(n)
+        return self.values[n.name]
+
+
+def _observe(module: fx.GraphModule, images: Tensor) -> dict[str, Any]:
+    watch = _Watch(module)
+    watch.run(images)
+    return watch.values
+
+
+def _qparams(values: dict[str, Any]) -> tuple[Qparams, ...]:
+    return tuple(
+        Qparams(tensor=name, scale=value.q_scale(), zero_point=value.q_zero_point())
+        for name, value in values.items()
+        if isinstance(value, Tensor) and value.is_quantized
+    )
+
+
+def _float_nodes(module: fx.GraphModule, values: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        node.name
+        for node in module.graph.nodes
+        if node.op.startswith("call_")
+        and not _is_dequantize(node)
+        and _holds_float_tensor(values[node.name])
+    )
+
+
+def _holds_float_tensor(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return any(_holds_float_tensor(v) for v in value)
+    return isinstance(value, Tensor) and value.is_floating_point() and not value.is_quantized
+
+
+@contextlib.contextmanager
+def _quiet_torch() -> Iterator[None]:
+    # torch.ao says on every call that it is deprecated: known, pinned, and kept in this file.
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        yield

@@ -1,0 +1,59 @@
+"""TorchScript Lite files (``.ptl``): the format that PyTorch's mobile interpreter runs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.jit.mobile import _get_model_bytecode_version
+
+from records import files
+from records.errors import ArtifactError, ExportError
+
+
+def write_lite(module: nn.Module, path: Path) -> None:
+    """Write a module as a frozen TorchScript Lite file, by atomic rename.
+
+    Args:
+        module: FP32 or quantized, in eval mode; the batch axis stays dynamic. A quantized module
+            must be written under ``export.quantize.qnnpack_engine``.
+        path: the new file.
+
+    Raises:
+        ExportError: torch.jit cannot compile the module.
+        OverwriteError: the file exists.
+    """
+    with _quiet_torch():
+        try:
+            frozen = torch.jit.freeze(torch.jit.script(module.eval()))
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise ExportError(
+                f"torch.jit cannot compile {type(module).__name__}: {error}"
+            ) from error
+        files.write_file(path, lambda p: frozen._save_for_lite_interpreter(str(p)))
+
+
+def bytecode_version(path: Path) -> int:
+    """Return the bytecode version of a TorchScript Lite file.
+
+    Raises:
+        ArtifactError: the file is missing or not TorchScript Lite.
+    """
+    try:
+        with _quiet_torch():
+            return int(_get_model_bytecode_version(str(path)))
+    except (RuntimeError, ValueError) as error:
+        raise ArtifactError(f"{path} is not a TorchScript Lite file: {error}") from error
+
+
+@contextmanager
+def _quiet_torch() -> Iterator[None]:
+    # torch.jit says on every call that it is deprecated: known, pinned, and kept in this file.
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        yield

@@ -115,6 +115,7 @@ class CheckRecipe(Section, frozen=True, kw_only=True):
     onnx_share_within_1_lsb: Share = 0.99
     top1_agreement: Share = 0.98
     accuracy_drop_points: Positive = 3.0
+    fp32_parity_sqnr_db: Positive = 80.0
     bootstrap_resamples: Annotated[int, Meta(ge=100)] = 2000
     confidence: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.95
     seed: Seed = 0

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from records.errors import ArtifactError
+
+Real = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class WorstFloat:
+    """The image with the largest absolute difference: its place and both boundaries, (…)."""
+
+    index: int
+    reference: Real
+    other: Real
 
 
 class FloatTally:
@@ -17,21 +29,30 @@ class FloatTally:
         """Start with no value seen."""
         self._signal = 0.0
         self._noise = 0.0
+        self._images = 0
         self.max_abs = 0.0
+        self.worst: WorstFloat | None = None
 
-    def update(self, reference: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> None:
-        """Add one batch of two float32 tensors of the same shape.
+    def update(self, reference: Real, other: Real) -> None:
+        """Add one batch of two float32 tensors of the same shape (N, …).
 
         Raises:
             ValueError: the shapes differ.
         """
         if reference.shape != other.shape:
             raise ValueError(f"shapes differ: {reference.shape} and {other.shape}")
-        left = reference.astype(np.float64).reshape(-1)
-        difference = left - other.reshape(-1)
-        self._signal += float(left @ left)
-        self._noise += float(difference @ difference)
-        self.max_abs = max(self.max_abs, float(np.abs(difference).max(initial=0.0)))
+        left = reference.astype(np.float64).reshape(len(reference), -1)
+        difference = left - other.reshape(len(other), -1)
+        self._signal += float(np.vdot(left, left))
+        self._noise += float(np.vdot(difference, difference))
+        largest = np.abs(difference).max(axis=1, initial=0.0)
+        row = int(np.argmax(largest))
+        if largest[row] > self.max_abs:
+            self.max_abs = float(largest[row])
+            self.worst = WorstFloat(
+                index=self._images + row, reference=reference[row].copy(), other=other[row].copy()
+            )
+        self._images += len(reference)
 
     def parity_sqnr_db(self) -> float | None:
         """Return 10·log10(Σ ref² / Σ (ref − other)²) in dB, None when there is no difference.

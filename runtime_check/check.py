@@ -1,0 +1,295 @@
+"""The check of a bundle: every edge artifact in its real runtime, on the same victims."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from baseline.images import ImageSet
+from baseline.preprocessing import preprocess
+from export.bundle import Bundle
+from records.errors import ArtifactError, InputError
+from records.hashing import sha256_array
+from records.parity import (
+    Accuracy,
+    ArtifactCheck,
+    CheckRecord,
+    FloatParity,
+    Fusion,
+    Gate,
+    VictimRecord,
+    WireEquality,
+)
+from records.progress import Progress, silent
+from records.recipe import CheckRecipe
+from runtime_check.accuracy import accuracy_of
+from runtime_check.eager import GRAPH, EagerRuntime
+from runtime_check.evidence import failed_arrays, lost_arrays, write_evidence
+from runtime_check.gates import artifact_gates, fp32_gates, fusion_gates, wire_gates
+from runtime_check.lsb import reference_batch
+from runtime_check.machine import installed_version
+from runtime_check.ort import OrtRuntime, chosen_mode
+from runtime_check.ort_graph import quantized_convolutions
+from runtime_check.passes import (
+    Boundary,
+    Fp32Comparison,
+    Fp32Pass,
+    Int8Pass,
+    WireComparison,
+    fp32_passes,
+    int8_passes,
+    wire_comparisons,
+)
+from runtime_check.runtime import LoadedArtifact
+from runtime_check.server_head import ServerHead
+from runtime_check.wire import to_wire
+
+SERVER = "server_fp32_onnx"
+_VERSIONED = ("edgeveil", "numpy", "onnxruntime", "torch")
+
+Classes = npt.NDArray[np.int64]
+Real = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Victims:
+    """The images of a check and what they are.
+
+    ``source``: as the recipe names it. ``first_of``: size of the set that ``images`` begins, None
+    when they are all of it.
+    """
+
+    images: ImageSet
+    source: str
+    first_of: int | None = None
+
+
+class _Check:
+    """All artifacts of one bundle, loaded, and what they have shown so far."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        self.bundle = bundle
+        self.wire = bundle.manifest.wire
+        server = OrtRuntime("default").load(bundle, bundle.artifact(SERVER), threads=threads)
+        self.head = ServerHead(server, self.wire)
+        self.eager: LoadedArtifact = EagerRuntime().load(
+            bundle, bundle.artifact(GRAPH), threads=threads
+        )
+        self.eager_top1: list[Classes] = []
+        self.int8: tuple[Int8Pass, ...] = int8_passes(bundle, threads)
+        self.fp32: tuple[Fp32Pass, ...] = fp32_passes(bundle, threads)
+        self.wires: tuple[WireComparison, ...] = wire_comparisons(self.int8, self.wire)
+        self.pairs = tuple(Fp32Comparison(other, self.fp32[0]) for other in self.fp32[1:])
+
+    def add(self, images: npt.NDArray[np.uint8]) -> None:
+        """Run one batch of images, uint8 (N, H, W, 3), through everything."""
+        self.head.begin_batch()
+        batch = preprocess(images, self.bundle.manifest.preprocessing)
+        self._add_int8(batch)
+        self._add_fp32(batch)
+
+    def _add_int8(self, batch: Real) -> None:
+        q, off_grid = to_wire(self.eager.run(batch), self.wire)
+        if off_grid:
+            raise ArtifactError(
+                f"{off_grid} values of {GRAPH} are not on the manifest's wire grid; export again"
+            )
+        reference = reference_batch(q, self.wire.zero_point)
+        self.eager_top1.append(self.head.top1_of_wire(q))
+        seen: dict[int, Boundary] = {}
+        for one in self.int8:
+            seen[id(one)] = one.compare(batch, reference)
+            one.classify(seen[id(one)], self.head)
+        for pair in self.wires:
+            pair.update(seen[id(pair.wire_pass)], seen[id(pair.float_pass)])
+
+    def _add_fp32(self, batch: Real) -> None:
+        boundaries = {id(one): one.run(batch, self.head) for one in self.fp32}
+        for pair in self.pairs:
+            pair.tally.update(boundaries[id(pair.reference)], boundaries[id(pair.other)])
+
+    def rows(self, labels: Classes, recipe: CheckRecipe) -> Iterator[ArtifactCheck]:
+        """Yield the record of every artifact in every mode, FP32 first, then eager INT8."""
+        fp32, eager = self.fp32[0].top1(), np.concatenate(self.eager_top1)
+
+        def accuracy(top1: Classes, *, baseline: bool, agree: bool) -> Accuracy:
+            return accuracy_of(
+                top1,
+                labels,
+                fp32=None if baseline else fp32,
+                eager=eager if agree else None,
+                recipe=recipe,
+            )
+
+        for number, exact in enumerate(self.fp32):
+            top1 = accuracy(exact.top1(), baseline=number == 0, agree=False)
+            yield _row(exact, top1, gated=True)
+        yield ArtifactCheck(
+            artifact=GRAPH,
+            runtime="eager",
+            mode=self.eager.mode,
+            precision="int8",
+            boundary="float",
+            reference=True,
+            gated=False,
+            accuracy=accuracy(eager, baseline=False, agree=False),
+        )
+        for one in self.int8:
+            yield _row(one, accuracy(one.top1(), baseline=False, agree=True), gated=one.gated)
+
+
+def check_bundle(
+    bundle: Bundle,
+    victims: Victims | ImageSet,
+    *,
+    progress: Progress = silent,
+    threads: int = 1,
+    evidence: Path | None = None,
+    replace: bool = False,
+) -> CheckRecord:
+    """Run every edge artifact in its runtime against eager INT8, and judge it by the recipe.
+
+    Images stream through all artifacts in batches of ``recipe.check.batch_size``, preprocessed
+    once: memory does not grow with their number, but for one class per image and artifact.
+
+    Args:
+        bundle: a verified bundle; the limits are those of its recipe.
+        victims: at least one image; a bare image set is taken to be the manifest's source.
+        progress: called once a batch.
+        threads: threads of every runtime; FP32 results may depend on it in the last bit.
+        evidence: where to write the images that show a failure (npz); None writes nothing.
+        replace: allow ``evidence`` to be replaced.
+
+    Returns:
+        The record. A failed gate raises nothing here: ``record.passed`` is false.
+
+    Raises:
+        InputError: no image.
+        DataError: the images have not the size that the bundle's preprocessing expects.
+        ArtifactError: an artifact does not load, run, or return what the manifest says.
+        OverwriteError: ``evidence`` exists and ``replace`` is false.
+        UnsupportedHereError: a runtime is not installed here.
+    """
+    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    if isinstance(victims, ImageSet):
+        victims = Victims(victims, bundle.manifest.data.source)
+    recipe, images = bundle.manifest.recipe.check, victims.images
+    if len(images) == 0:
+        raise InputError("the check needs at least one image")
+    check = _Check(bundle, threads)
+    _run(check, images.images, recipe.batch_size, progress)
+    found = _judge(check, images.labels, recipe)
+    kept = None
+    if evidence is not None:
+        kept = write_evidence(evidence, _evidence(check, found, images), replace=replace)
+    return CheckRecord(
+        bundle_id=bundle.manifest.bundle_id,
+        split=bundle.manifest.split,
+        recipe=recipe,
+        victims=_victim_record(victims, bundle),
+        ort=chosen_mode(),
+        threads=threads,
+        versions={name: installed_version(name) or "none" for name in _VERSIONED},
+        artifacts=found.rows,
+        fp32_parity=found.fp32,
+        wire_equality=found.wires,
+        fusion=found.fusion,
+        gates=found.gates,
+        passed=all(gate.passed for gate in found.gates),
+        evidence=kept,
+        started_at=started,
+        seconds=time.perf_counter() - clock,
+    )
+
+
+@dataclass(frozen=True)
+class _Findings:
+    rows: tuple[ArtifactCheck, ...]
+    fp32: tuple[FloatParity, ...]
+    wires: tuple[WireEquality, ...]
+    fusion: tuple[Fusion, ...]
+    gates: tuple[Gate, ...]
+
+
+def _run(check: _Check, images: npt.NDArray[np.uint8], batch_size: int, progress: Progress) -> None:
+    progress("check", 0, len(images))
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        check.add(batch)
+        progress("check", start + len(batch), len(images))
+
+
+def _judge(check: _Check, labels: Classes, recipe: CheckRecipe) -> _Findings:
+    rows = tuple(check.rows(labels, recipe))
+    fp32 = tuple(pair.record() for pair in check.pairs)
+    wires = tuple(pair.record() for pair in check.wires)
+    fusion = tuple(_fusion(check.bundle))
+    gated = {(row.artifact, row.mode) for row in rows if row.gated}
+    gates = (
+        *(gate for row in rows for gate in artifact_gates(row, recipe)),
+        *wire_gates(wires, gated),
+        *fusion_gates(fusion, chosen_mode().mode),
+        *fp32_gates(fp32, recipe),
+    )
+    return _Findings(rows=rows, fp32=fp32, wires=wires, fusion=fusion, gates=gates)
+
+
+def _fusion(bundle: Bundle) -> Iterator[Fusion]:
+    for artifact in bundle.edges("int8"):
+        if artifact.format == "onnx":
+            fusion = quantized_convolutions(bundle.path(artifact))
+            yield Fusion(
+                artifact=artifact.name,
+                convolutions=fusion.total,
+                fused=fusion.fused,
+                left_in_float=tuple(fusion.float_left),
+            )
+
+
+def _evidence(
+    check: _Check, found: _Findings, images: ImageSet
+) -> dict[str, npt.NDArray[np.generic]]:
+    right = check.fp32[0].top1() == images.labels
+    lost = {
+        (one.artifact.name, one.loaded.mode): right & (one.top1() != images.labels)
+        for one in check.int8
+    }
+    arrays = failed_arrays(found.gates, images.images, check.int8, check.wires, check.pairs)
+    return arrays | lost_arrays(found.gates, images.images, lost)
+
+
+def _row(one: Int8Pass | Fp32Pass, accuracy: Accuracy, *, gated: bool) -> ArtifactCheck:
+    artifact = one.artifact
+    return ArtifactCheck(
+        artifact=artifact.name,
+        runtime="ort" if artifact.format == "onnx" else "lite",
+        mode=one.loaded.mode,
+        precision=artifact.precision,
+        boundary="wire" if artifact.boundary == "wire" else "float",
+        reference=False,
+        gated=gated,
+        accuracy=accuracy,
+        lsb=one.tally.summary() if isinstance(one, Int8Pass) else None,
+    )
+
+
+def _victim_record(victims: Victims, bundle: Bundle) -> VictimRecord:
+    digest = set_sha256(victims.images)
+    return VictimRecord(
+        source=victims.source,
+        count=len(victims.images),
+        sha256=digest,
+        is_manifest_set=digest == bundle.manifest.data.victim.sha256,
+        first_of=victims.first_of,
+    )
+
+
+def set_sha256(images: ImageSet) -> str:
+    """Return the SHA-256 over images and labels that a manifest records for an image set."""
+    return sha256_array(images.images, images.labels)

@@ -1,0 +1,126 @@
+"""The gates of ``check``: what was measured against the limits that the recipe fixed before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from records.parity import (
+    ArtifactCheck,
+    CheckRecord,
+    FloatParity,
+    Fusion,
+    Gate,
+    GateName,
+    Mode,
+    WireEquality,
+)
+from records.recipe import CheckRecipe
+
+
+def artifact_gates(row: ArtifactCheck, recipe: CheckRecipe) -> Iterator[Gate]:
+    """Yield the gates of one INT8 artifact in one mode; none for a row that is not gated.
+
+    Args:
+        row: what was measured.
+        recipe: the limits.
+    """
+    if not row.gated or row.lsb is None:
+        return
+    if row.runtime == "lite":
+        yield _at_most("lite_max_lsb", row, recipe.lite_max_lsb, row.lsb.max_lsb)
+    else:
+        measured = row.lsb.share_within_1_lsb
+        yield _at_least("onnx_share_within_1_lsb", row, recipe.onnx_share_within_1_lsb, measured)
+    if row.accuracy.agreement is not None:
+        yield _at_least("top1_agreement", row, recipe.top1_agreement, row.accuracy.agreement)
+    if row.accuracy.drop_points is not None:
+        drop = row.accuracy.drop_points.estimate
+        yield _at_most("accuracy_drop_points", row, recipe.accuracy_drop_points, drop)
+
+
+def wire_gates(rows: Iterable[WireEquality], gated: set[tuple[str, Mode]]) -> Iterator[Gate]:
+    """Yield a gate for each wire artifact: no value may differ from the float boundary's.
+
+    Args:
+        rows: what was measured.
+        gated: (artifact, mode) pairs that gates apply to.
+    """
+    for row in rows:
+        if (row.wire, row.mode) in gated:
+            yield _gate("wire_equals_float", row.wire, row.mode, "at most", 0, row.differing)
+
+
+def fp32_gates(rows: Iterable[FloatParity], recipe: CheckRecipe) -> Iterator[Gate]:
+    """Yield a gate for each pair of FP32 edges: they must compute the same network.
+
+    Args:
+        rows: what was measured.
+        recipe: the limit in dB.
+    """
+    for row in rows:
+        limit, measured = recipe.fp32_parity_sqnr_db, row.parity_sqnr_db
+        yield Gate(
+            name="fp32_parity_sqnr_db",
+            artifact=row.artifact,
+            mode=row.mode,
+            bound="at least",
+            limit=limit,
+            measured=measured,
+            passed=measured is None or measured >= limit,
+        )
+
+
+def fusion_gates(rows: Iterable[Fusion], mode: Mode) -> Iterator[Gate]:
+    """Yield a gate for each QDQ ONNX artifact: every convolution must become a QLinearConv.
+
+    Args:
+        rows: what became of the convolutions.
+        mode: the mode whose optimized graph was looked at.
+    """
+    for row in rows:
+        yield _gate(
+            "convolutions_fused", row.artifact, mode, "at least", row.convolutions, row.fused
+        )
+
+
+def failed(gates: Iterable[Gate]) -> tuple[Gate, ...]:
+    """Return the gates that were not met."""
+    return tuple(gate for gate in gates if not gate.passed)
+
+
+def failure_sentence(record: CheckRecord) -> str:
+    """Return one sentence that names every failed gate of a check."""
+    parts = [
+        f"{gate.artifact} ({gate.mode}) {gate.name} is {gate.measured}, must be {gate.bound} "
+        f"{gate.limit:g}"
+        for gate in failed(record.gates)
+    ]
+    return f"{len(parts)} of {len(record.gates)} gates failed: " + "; ".join(parts)
+
+
+def _at_most(name: GateName, row: ArtifactCheck, limit: float, measured: float) -> Gate:
+    return _gate(name, row.artifact, row.mode, "at most", limit, measured)
+
+
+def _at_least(name: GateName, row: ArtifactCheck, limit: float, measured: float) -> Gate:
+    return _gate(name, row.artifact, row.mode, "at least", limit, measured)
+
+
+def _gate(
+    name: GateName,
+    artifact: str,
+    mode: Mode,
+    bound: Literal["at most", "at least"],
+    limit: float,
+    measured: float,
+) -> Gate:
+    return Gate(
+        name=name,
+        artifact=artifact,
+        mode=mode,
+        bound=bound,
+        limit=float(limit),
+        measured=float(measured),
+        passed=measured <= limit if bound == "at most" else measured >= limit,
+    )

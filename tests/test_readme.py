@@ -1,0 +1,150 @@
+"""Every command of the README runs, verbatim, in a copy of the checkout with short recipes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from records import codec
+from records.recipe import read_recipe
+from records.results import Results
+from report.results_table import results_markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+BLOCKS = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+#: What a test shortens: never what a command does, only how much of it.
+SHORT = """
+[check]
+top1_agreement = 0.0
+accuracy_drop_points = 100.0
+
+[bench]
+threads = [1]
+
+[attack]
+max_epochs = 2
+patience = 1
+ceiling_db = 10.0
+"""
+
+
+def _tracked_files() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [Path(line) for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+def _cifar_like(path: Path) -> None:
+    draw = np.random.default_rng(0)
+    coarse = draw.integers(0, 256, (640, 4, 4, 3), dtype=np.uint8)
+    images = coarse.repeat(8, axis=1).repeat(8, axis=2)
+    labels = np.arange(640) % 10
+    np.savez(
+        path,
+        train_x=images[:512],
+        train_y=labels[:512],
+        test_x=images[512:],
+        test_y=labels[512:],
+        classes=np.array([f"class{i}" for i in range(10)]),
+    )
+
+
+def _section(text: str, name: str) -> str:
+    """One section of a recipe as the repository has it, up to the next section."""
+    found = re.search(rf"\[{name}\].*?(?=\n\[|\Z)", text, re.DOTALL)
+    assert found is not None
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme") / "edgeveil"
+    for path in _tracked_files():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, folder / path)
+    venv = folder / ".venv"
+    venv.mkdir()
+    (venv / "bin").symlink_to(Path(sys.prefix) / "bin")
+    (venv / ".installed").touch()
+    _cifar_like(folder / "cifar.npz")
+    for name, data in (
+        (
+            "demo",
+            '[data]\nsource = "photos"\ntrain = 256\ncalibration = 64\nattacker = 256\nvictims = 128\n',
+        ),
+        (
+            "cifar100",
+            '[data]\nsource = "npz:cifar.npz"\ncalibration = 64\nattacker = 256\nattacker_pool = "train"\n',
+        ),
+    ):
+        text = (ROOT / "recipes" / f"{name}.toml").read_text()
+        (folder / "recipes" / f"{name}.toml").write_text(
+            f'schema = 1\nname = "{name}"\n{data}\n{_section(text, "model")}\n'
+            f"[train]\nepochs = 1\n\n{_section(text, 'export')}\n{SHORT}"
+        )
+    return folder
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(BLOCKS) >= 6
+    assert "make demo" in BLOCKS[0]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_every_command_runs(scratch: Path) -> None:
+    environment = {
+        **os.environ,
+        "PATH": f"{scratch / '.venv' / 'bin'}:{os.environ['PATH']}",
+        # `make test` inside the tests: everything of it but the tests themselves.
+        "PYTEST_ARGS": "--version",
+    }
+    environment.pop("PYTHONPATH", None)
+    for block in BLOCKS:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block],
+            cwd=scratch,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    assert (scratch / "demo" / "report" / "report.html").stat().st_size > 10_000
+    assert (scratch / "runs" / "cifar100" / "avgpool" / "attack" / "attack.json").exists()
+    assert (scratch / "pi.json").exists()
+
+
+def test_the_recipes_that_the_readme_names_are_valid() -> None:
+    for name in re.findall(r"recipes/\w+\.toml", README.read_text(encoding="utf-8")):
+        assert read_recipe(ROOT / name)
+
+
+def test_every_linked_file_exists() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["demo", "cifar100"])
+def test_the_figures_are_those_of_the_results_file(name: str) -> None:
+    results = codec.read(ROOT / "docs" / "results" / f"{name}.json", Results)
+    placed = re.search(
+        rf"<!-- results:{name} -->\n(.*?)<!-- /results:{name} -->",
+        README.read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    assert placed is not None
+    assert placed[1] == results_markdown(results)

@@ -141,13 +141,17 @@ def _refuse_non_finite_weights(edge: nn.Module) -> None:
 
 
 def _qconfig_mapping(recipe: ExportRecipe) -> QConfigMapping:
-    activation = _ACTIVATIONS[recipe.activation_observer]
     # The default mapping knows the operators with fixed scales (sigmoid, tanh, softmax …).
     mapping = get_default_qconfig_mapping(ENGINE)
-    mapping.set_global(QConfig(activation=activation, weight=_WEIGHTS[recipe.weight_observer]))
+    mapping.set_global(_qconfig(recipe, recipe.weight_observer))
     for kind in _PER_TENSOR_ONLY:
-        mapping.set_object_type(kind, QConfig(activation=activation, weight=_WEIGHTS["per-tensor"]))
+        mapping.set_object_type(kind, _qconfig(recipe, "per-tensor"))
     return mapping
+
+
+def _qconfig(recipe: ExportRecipe, weight_observer: str) -> QConfig:
+    activation = _ACTIVATIONS[recipe.activation_observer]
+    return QConfig(activation, _WEIGHTS[weight_observer])  # type: ignore[no-untyped-call]
 
 
 def _prepare_and_convert(
@@ -155,7 +159,7 @@ def _prepare_and_convert(
 ) -> fx.GraphModule:
     try:
         prepared = prepare_fx(edge, _qconfig_mapping(recipe), (images[:1],))
-        for batch in images.split(CALIBRATION_BATCH):
+        for batch in _batches(images):
             prepared(batch)
         converted = convert_fx(prepared)
         converted(images[:1])
@@ -164,17 +168,22 @@ def _prepare_and_convert(
     return converted
 
 
+def _batches(images: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(images), CALIBRATION_BATCH):
+        yield images[start : start + CALIBRATION_BATCH]
+
+
 def _end_quantized(module: fx.GraphModule, images: Tensor, recipe: ExportRecipe) -> fx.Node:
     """Make the graph end with a dequantize and return the quantized node before it."""
-    output = module.graph.output_node()
-    last = output.args[0]
+    last = _result(module)
     if _is_dequantize(last):
-        return last.args[0]
+        return last.all_input_nodes[0]
     # The last operator stays float: the tensor that is sent is quantized all the same.
     observer = _ACTIVATIONS[recipe.activation_observer]()
-    for batch in images.split(CALIBRATION_BATCH):
+    for batch in _batches(images):
         observer(module(batch))
     scale, zero_point = observer.calculate_qparams()
+    output = module.graph.output_node()
     with module.graph.inserting_before(output):
         quantized = module.graph.call_function(
             torch.quantize_per_tensor,
@@ -185,17 +194,22 @@ def _end_quantized(module: fx.GraphModule, images: Tensor, recipe: ExportRecipe)
     return quantized
 
 
-def _is_dequantize(node: Any) -> bool:
-    return isinstance(node, fx.Node) and node.op == "call_method" and node.target == "dequantize"
+def _result(module: fx.GraphModule) -> fx.Node:
+    """Return the node whose value the graph returns: an edge returns one tensor."""
+    return module.graph.output_node().all_input_nodes[0]
+
+
+def _is_dequantize(node: fx.Node) -> bool:
+    return node.op == "call_method" and node.target == "dequantize"
 
 
 def _ending_at_wire(float_boundary: fx.GraphModule) -> fx.GraphModule:
     """Return a copy whose last dequantize is replaced by the stored integers, uint8."""
     module = copy.deepcopy(float_boundary)
     output = module.graph.output_node()
-    dequantize = output.args[0]
+    dequantize = _result(module)
     with module.graph.inserting_before(output):
-        stored = module.graph.call_method("int_repr", (dequantize.args[0],))
+        stored = module.graph.call_method("int_repr", (dequantize.all_input_nodes[0],))
     output.args = (stored,)
     if not dequantize.users:
         module.graph.erase_node(dequantize)

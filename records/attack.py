@@ -66,8 +66,8 @@ class Candidate(Part, frozen=True, kw_only=True):
 
     ``start``: ``constant`` (the mean image) and ``closed-form`` (ridge regression) are not trained
     by gradients; ``scratch`` and ``fine-tuned`` are; ``unchanged`` is the A0 decoder as it is.
-    ``val_loss``: MSE on the held-out attacker images after each epoch; the weights of ``best_epoch``
-    (0-based) are kept.
+    ``val_loss``: MSE on the held-out attacker images after each epoch; the weights of
+    ``best_epoch`` (0-based) are kept.
     """
 
     start: Start

@@ -61,6 +61,31 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def check_forward(model: nn.Module, recipe: ModelRecipe, num_classes: int) -> None:
+    """Refuse a network that does not turn images of the recipe's size into logits.
+
+    Args:
+        model: in eval mode on the CPU.
+        recipe: name and image size.
+        num_classes: the width that the logits must have.
+
+    Raises:
+        ModelError: the forward pass fails or returns another shape.
+    """
+    size = recipe.image_size
+    try:
+        with torch.inference_mode():
+            logits = model(torch.zeros(2, 3, size, size))
+    # Networks refuse a size in their own ways: RuntimeError, AssertionError, ValueError.
+    except Exception as error:
+        raise ModelError(f"{recipe.name} cannot take {size} px images: {error}") from error
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != (2, num_classes):
+        raise ModelError(
+            f"{recipe.name} returns {shape} for two images, logits (2, {num_classes}) are needed"
+        )
+
+
 def _load(model: nn.Module, recipe: ModelRecipe, num_classes: int) -> None:
     into = f"{recipe.name} with {num_classes} classes"
     if recipe.weights == "scratch":

@@ -15,7 +15,6 @@ from baseline.images import ImageSet
 from baseline.preprocessing import preprocess
 from export.bundle import Bundle
 from records.errors import ArtifactError, InputError
-from records.hashing import sha256_array
 from records.parity import (
     Accuracy,
     ArtifactCheck,
@@ -34,7 +33,7 @@ from runtime_check.evidence import failed_arrays, lost_arrays, write_evidence
 from runtime_check.gates import artifact_gates, fp32_gates, fusion_gates, wire_gates
 from runtime_check.lsb import reference_batch
 from runtime_check.machine import installed_version
-from runtime_check.ort import OrtRuntime, chosen_mode
+from runtime_check.ort import OrtRuntime, ort_mode
 from runtime_check.ort_graph import quantized_convolutions
 from runtime_check.passes import (
     Boundary,
@@ -48,6 +47,7 @@ from runtime_check.passes import (
 )
 from runtime_check.runtime import LoadedArtifact
 from runtime_check.server_head import ServerHead
+from runtime_check.victims import Victims, set_sha256
 from runtime_check.wire import to_wire
 
 SERVER = "server_fp32_onnx"
@@ -55,19 +55,6 @@ _VERSIONED = ("edgeveil", "numpy", "onnxruntime", "torch")
 
 Classes = npt.NDArray[np.int64]
 Real = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Victims:
-    """The images of a check and what they are.
-
-    ``source``: as the recipe names it. ``first_of``: size of the set that ``images`` begins, None
-    when they are all of it.
-    """
-
-    images: ImageSet
-    source: str
-    first_of: int | None = None
 
 
 class _Check:
@@ -193,7 +180,7 @@ def check_bundle(
         split=bundle.manifest.split,
         recipe=recipe,
         victims=_victim_record(victims, bundle),
-        ort=chosen_mode(),
+        ort=ort_mode(),
         threads=threads,
         versions={name: installed_version(name) or "none" for name in _VERSIONED},
         artifacts=found.rows,
@@ -234,7 +221,7 @@ def _judge(check: _Check, labels: Classes, recipe: CheckRecipe) -> _Findings:
     gates = (
         *(gate for row in rows for gate in artifact_gates(row, recipe)),
         *wire_gates(wires, gated),
-        *fusion_gates(fusion, chosen_mode().mode),
+        *fusion_gates(fusion, ort_mode().mode),
         *fp32_gates(fp32, recipe),
     )
     return _Findings(rows=rows, fp32=fp32, wires=wires, fusion=fusion, gates=gates)
@@ -288,8 +275,3 @@ def _victim_record(victims: Victims, bundle: Bundle) -> VictimRecord:
         is_manifest_set=digest == bundle.manifest.data.victim.sha256,
         first_of=victims.first_of,
     )
-
-
-def set_sha256(images: ImageSet) -> str:
-    """Return the SHA-256 over images and labels that a manifest records for an image set."""
-    return sha256_array(images.images, images.labels)

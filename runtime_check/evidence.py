@@ -19,7 +19,7 @@ KEPT_LOST = 16
 
 Arrays = dict[str, npt.NDArray[Any]]
 Images = npt.NDArray[np.uint8]
-Hits = npt.NDArray[np.bool_]
+Lost = dict[tuple[str, Mode], npt.NDArray[np.bool_]]
 
 
 def failed_arrays(
@@ -60,7 +60,9 @@ def failed_arrays(
     return found
 
 
-def lost_arrays(gates: Iterable[Gate], images: Images, lost: dict[tuple[str, Mode], Hits]) -> Arrays:
+def lost_arrays(
+    gates: Iterable[Gate], images: Images, lost: dict[tuple[str, Mode], Hits]
+) -> Arrays:
     """Return, for each failed top-1 gate, images that the FP32 edge gets right and this one wrong.
 
     Args:

@@ -37,18 +37,30 @@ class LiteRuntime:
         Raises:
             ArtifactError: the interpreter refuses the program, or the probe fails.
         """
-        try:
-            with torch_scope(threads):
-                module = _load_for_lite_interpreter(  # type: ignore[no-untyped-call]
-                    io.BytesIO(bundle.read(artifact))
-                )
-        except RuntimeError as error:
-            raise ArtifactError(
-                f"the Lite interpreter cannot load {artifact.name}: {first_line(error)}"
-            ) from error
-        loaded = LoadedLite(module, artifact, threads)
+        loaded = load_lite(bundle.read(artifact), artifact, threads=threads)
         probe(loaded, artifact)
         return loaded
+
+
+def load_lite(data: bytes, artifact: Artifact, *, threads: int) -> LoadedLite:
+    """Load a program from the bytes of a ``.ptl`` file; it is not run.
+
+    Args:
+        data: the whole file.
+        artifact: names the program in errors.
+        threads: torch's threads while it runs, ≥ 1.
+
+    Raises:
+        ArtifactError: the interpreter refuses the program.
+    """
+    try:
+        with torch_scope(threads):
+            module = _load_for_lite_interpreter(io.BytesIO(data))  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"the Lite interpreter cannot load {artifact.name}: {first_line(error)}"
+        ) from error
+    return LoadedLite(module, artifact, threads)
 
 
 class LoadedLite:

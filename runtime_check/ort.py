@@ -20,7 +20,7 @@ from runtime_check.runtime import probe
 _ERRORS_ONLY = 3
 
 
-def chosen_mode() -> OrtMode:
+def ort_mode() -> OrtMode:
     """Return the mode in which INT8 is computed rightly on this machine, and why.
 
     On an x86 CPU without VNNI, ONNX Runtime multiplies u8 by s8 with a 16-bit accumulator that
@@ -43,12 +43,12 @@ def chosen_mode() -> OrtMode:
 
 
 def compared_modes() -> tuple[Mode, ...]:
-    """Return the modes that ``check`` runs an INT8 model in, `chosen_mode`'s first.
+    """Return the modes that ``check`` runs an INT8 model in, `ort_mode`'s first.
 
     On x86 both the default and the precise kernels are run, so that the record says what the
     precise mode is worth; elsewhere the option has no effect.
     """
-    chosen = chosen_mode().mode
+    chosen = ort_mode().mode
     others: tuple[Mode, ...] = ("default", "precise") if is_x86() else ("default",)
     return (chosen, "optimizations-off", *(mode for mode in others if mode != chosen))
 
@@ -78,7 +78,7 @@ def session_options(mode: Mode, threads: int) -> onnxruntime.SessionOptions:
 
 @dataclass(frozen=True)
 class OrtRuntime:
-    """ONNX Runtime, CPU only; ``mode`` None takes `chosen_mode`'s for INT8 and default for FP32."""
+    """ONNX Runtime, CPU only; ``mode`` None takes `ort_mode`'s for INT8 and default for FP32."""
 
     mode: Mode | None = None
 
@@ -159,4 +159,4 @@ class LoadedSession:
 
 
 def _mode_for(artifact: Artifact) -> Mode:
-    return chosen_mode().mode if artifact.precision == "int8" else "default"
+    return ort_mode().mode if artifact.precision == "int8" else "default"

@@ -14,7 +14,7 @@ from records.manifest import Artifact, WireTensor
 from records.parity import FloatParity, WireEquality
 from runtime_check.float_parity import FloatTally
 from runtime_check.lsb import LsbTally, Reference
-from runtime_check.ort import OrtRuntime, chosen_mode, compared_modes
+from runtime_check.ort import OrtRuntime, compared_modes, ort_mode
 from runtime_check.runtime import LoadedArtifact, Runtime, runtime_for
 from runtime_check.server_head import ServerHead
 from runtime_check.wire import bits, dequantize, to_wire
@@ -238,6 +238,6 @@ def _runtimes(artifact: Artifact) -> Iterator[tuple[Runtime, bool]]:
     if artifact.format != "onnx":
         yield runtime_for(artifact), True
         return
-    gated = {chosen_mode().mode, "optimizations-off"}
+    gated = {ort_mode().mode, "optimizations-off"}
     for mode in compared_modes():
         yield OrtRuntime(mode), mode in gated

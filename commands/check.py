@@ -1,0 +1,178 @@
+"""``edgeveil check``: every artifact in its real runtime against eager INT8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.export_extra import require_export_extra
+from commands.progress_bars import progress_bars
+from commands.recipe_options import force_option, json_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from records.parity import ArtifactCheck, CheckRecord, Gate
+
+_COLUMNS = ("max LSB", "identical", "≤ 1 LSB", "SQNR, dB", "top-1", "agreement", "drop, points")
+
+
+@click.command()
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--data", help="Other images than the manifest's: photos | npz:FILE | …")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N victims.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The record  [default: check.json beside the bundle's folder]",
+)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@force_option
+@json_option
+def command(
+    bundle_path: Path,
+    data: str | None,
+    limit: int | None,
+    out: Path | None,
+    threads: int,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Run every artifact of BUNDLE in its real runtime and compare it with eager INT8.
+
+    The victims are those of the manifest, proven by their hash; the limits are those of its
+    recipe. Exits 2 when a gate failed; the record and the evidence are written all the same.
+    """
+    require_export_extra("check", ("torch", "torchvision", "onnx", "safetensors"))
+    from export.bundle import load_bundle
+    from records import codec
+    from records.errors import GateFailedError
+    from runtime_check.check import check_bundle
+    from runtime_check.gates import failure_sentence
+    from runtime_check.victims import victims_for
+
+    record_path = out if out is not None else bundle_path.resolve().parent / "check.json"
+    evidence = record_path.with_name(f"{record_path.stem}-evidence.npz")
+    _refuse_overwriting((record_path, evidence), force=force)
+    bundle = load_bundle(bundle_path)
+    victims = victims_for(bundle.manifest, source=data, limit=limit)
+    with progress_bars() as progress:
+        record = check_bundle(
+            bundle, victims, progress=progress, threads=threads, evidence=evidence, replace=force
+        )
+    codec.write(record_path, record, replace=force)
+    if record.evidence is None:
+        # What an older check left would be taken for this one's.
+        evidence.unlink(missing_ok=True)
+    if as_json:
+        click.echo(codec.encode(record).decode(), nl=False)
+    else:
+        _print_record(record, record_path)
+    if not record.passed:
+        where = "" if record.evidence is None else f"; evidence in {evidence}"
+        raise GateFailedError(failure_sentence(record) + where)
+
+
+def _refuse_overwriting(paths: tuple[Path, ...], *, force: bool) -> None:
+    from records.errors import OverwriteError
+
+    for path in paths:
+        if path.exists() and not force:
+            raise OverwriteError(f"{path} already exists; add --force or choose another --out")
+
+
+def _print_record(record: CheckRecord, path: Path) -> None:
+    from rich.console import Console
+
+    console = Console()
+    victims = record.victims
+    kind = "the manifest's victims" if victims.is_manifest_set else "not the manifest's victims"
+    if victims.first_of is not None:
+        kind = f"the first of {victims.first_of:,}"
+    console.print(f"{victims.count:,} images of {victims.source} ({kind}), split {record.split}")
+    console.print(f"ONNX Runtime ran in mode {record.ort.mode}: {record.ort.reason}.")
+    _print_artifacts(record, console)
+    _print_agreement(record, console)
+    _print_gates(record, console)
+    console.print(f"record: {path}")
+
+
+def _print_artifacts(record: CheckRecord, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title="Difference from eager INT8, and top-1 through the FP32 server half")
+    table.add_column("artifact")
+    table.add_column("mode")
+    for column in (
+        "max LSB",
+        "identical",
+        "≤ 1 LSB",
+        "SQNR, dB",
+        "top-1",
+        "agreement",
+        "drop, points",
+    ):
+        table.add_column(column, justify="right")
+    for row in record.artifacts:
+        name = f"{row.artifact} (reference)" if row.reference else row.artifact
+        mode = row.mode if row.gated or row.reference else f"{row.mode} (no gate)"
+        table.add_row(name, mode, *_difference_cells(row), *_accuracy_cells(row))
+    console.print(table)
+
+
+def _difference_cells(row: ArtifactCheck) -> tuple[str, ...]:
+    if row.lsb is None:
+        return ("", "", "", "")
+    sqnr = row.lsb.parity_sqnr_db
+    return (
+        str(row.lsb.max_lsb),
+        f"{row.lsb.share_identical:.2%}",
+        f"{row.lsb.share_within_1_lsb:.2%}",
+        "identical" if sqnr is None else f"{sqnr:.1f}",
+    )
+
+
+def _accuracy_cells(row: ArtifactCheck) -> tuple[str, ...]:
+    accuracy = row.accuracy
+    drop = accuracy.drop_points
+    return (
+        f"{accuracy.top1:.2%}",
+        "" if accuracy.agreement is None else f"{accuracy.agreement:.2%}",
+        "" if drop is None else f"{drop.estimate:.2f} [{drop.low:.2f}, {drop.high:.2f}]",
+    )
+
+
+def _print_agreement(record: CheckRecord, console: Console) -> None:
+    for pair in record.fp32_parity:
+        sqnr = "identical" if pair.parity_sqnr_db is None else f"{pair.parity_sqnr_db:.1f} dB"
+        console.print(
+            f"{pair.artifact} against {pair.reference}: parity SQNR {sqnr}, largest difference "
+            f"{pair.max_abs:.3g}"
+        )
+    for fusion in record.fusion:
+        console.print(
+            f"{fusion.artifact}: {fusion.fused} of {fusion.convolutions} convolutions became "
+            "QLinearConv in ONNX Runtime"
+        )
+
+
+def _print_gates(record: CheckRecord, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title="Gates, fixed in the recipe before the check")
+    for column in ("gate", "artifact", "mode"):
+        table.add_column(column)
+    for column in ("measured", "limit"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for gate in record.gates:
+        verdict = "[green]pass[/green]" if gate.passed else "[bold red]FAIL[/bold red]"
+        limit = f"{'≤' if gate.bound == 'at most' else '≥'} {gate.limit:g}"
+        table.add_row(gate.name, gate.artifact, gate.mode, _measured(gate), limit, verdict)
+    console.print(table)
+
+
+def _measured(gate: Gate) -> str:
+    return "no difference" if gate.measured is None else f"{gate.measured:.6g}"

@@ -60,9 +60,7 @@ def failed_arrays(
     return found
 
 
-def lost_arrays(
-    gates: Iterable[Gate], images: Images, lost: dict[tuple[str, Mode], Hits]
-) -> Arrays:
+def lost_arrays(gates: Iterable[Gate], images: Images, lost: Lost) -> Arrays:
     """Return, for each failed top-1 gate, images that the FP32 edge gets right and this one wrong.
 
     Args:

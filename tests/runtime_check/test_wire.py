@@ -1,0 +1,51 @@
+"""The wire's grid against torch's own quantize and dequantize, bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from records.manifest import WireTensor
+from runtime_check.wire import dequantize, differing_values, to_wire
+
+ALL = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+wires = st.builds(
+    lambda scale, zero_point: WireTensor(shape=(1,), scale=scale, zero_point=zero_point),
+    st.floats(2.0**-20, 2.0**10, width=32),
+    st.integers(0, 255),
+)
+
+
+@given(wires)
+@settings(max_examples=300, deadline=None)
+def test_dequantize_is_torchs_bit_for_bit(wire: WireTensor) -> None:
+    tensor = torch._make_per_tensor_quantized_tensor(
+        torch.from_numpy(ALL.copy()), wire.scale, wire.zero_point
+    )
+    assert differing_values(dequantize(ALL, wire), tensor.dequantize().numpy()) == 0
+
+
+@given(wires)
+@settings(max_examples=300, deadline=None)
+def test_to_wire_undoes_dequantize_and_finds_all_on_the_grid(wire: WireTensor) -> None:
+    q, off_grid = to_wire(dequantize(ALL, wire), wire)
+    assert off_grid == 0
+    assert np.array_equal(q, ALL)
+
+
+def test_to_wire_counts_what_is_off_the_grid() -> None:
+    wire = WireTensor(shape=(4,), scale=0.5, zero_point=10)
+    real = np.array([[0.0, 0.5, 0.6, 200.0], [np.nan, -5.0, -5.5, np.inf]], dtype=np.float32)
+    q, off_grid = to_wire(real, wire)
+    assert q.tolist() == [[10, 11, 11, 255], [0, 0, 0, 255]]
+    assert off_grid == 5
+
+
+def test_differing_values_tells_minus_zero_and_one_bit() -> None:
+    left = np.array([0.0, 1.0, 2.0], dtype=np.float32)
+    right = np.array([-0.0, np.nextafter(np.float32(1), np.float32(2)), 2.0], dtype=np.float32)
+    assert differing_values(left, right) == 2
+    assert differing_values(left, left.copy()) == 0

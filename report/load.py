@@ -1,0 +1,159 @@
+"""The records of a run folder: what is there, what was not run, nothing that is malformed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from records import codec
+from records.attack import RECORD_NAME as ATTACK_NAME
+from records.attack import AttackRecord
+from records.attack import Picture as PictureRecord
+from records.bench import BenchRecord
+from records.errors import InputError, RecordError
+from records.hashing import sha256_bytes
+from records.manifest import MANIFEST_NAME, Manifest
+from records.parity import CheckRecord
+from records.recipe import Recipe
+from records.training import TrainingRecord
+
+T = TypeVar("T")
+
+MAX_PICTURE_BYTES = 32 * 1024 * 1024
+_PICTURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,90}\.png")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A PNG beside an attack record, verified against the record's hash.
+
+    Attributes:
+        record: what the attack record says of it.
+        path: where it lies.
+        png: its bytes; None when the file is not there.
+    """
+
+    record: PictureRecord
+    path: Path
+    png: bytes | None
+
+
+@dataclass(frozen=True)
+class SplitRecords:
+    """The records of one split; None stands for a stage that was not run."""
+
+    split: str
+    folder: Path
+    manifest: Manifest | None
+    check: CheckRecord | None
+    bench: BenchRecord | None
+    attack: AttackRecord | None
+    pictures: tuple[StoredPicture, ...]
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """All records of a run folder, splits in the recipe's order."""
+
+    folder: Path
+    training: TrainingRecord | None
+    splits: tuple[SplitRecords, ...]
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """The recipe sealed in the first bundle, or None where there is no bundle."""
+        return next((s.manifest.recipe for s in self.splits if s.manifest is not None), None)
+
+
+def load_run(folder: Path) -> RunRecords:
+    """Read every record of a run folder.
+
+    Args:
+        folder: holds ``train/training.json`` and, per split, ``bundle/manifest.json``,
+            ``check.json``, ``bench.json`` and ``attack/attack.json``; each may be missing.
+
+    Raises:
+        InputError: the folder is missing or holds no record at all.
+        RecordError: a record is malformed, belongs to another bundle than its neighbours, or
+            a picture does not have the bytes that the attack record saw.
+    """
+    if not folder.is_dir():
+        raise InputError(f"run folder {folder} does not exist; make it with edgeveil run")
+    training = _optional(folder / "train" / "training.json", TrainingRecord)
+    places = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    splits = [s for s in map(_load_split, places) if s is not None]
+    if training is None and not splits:
+        raise InputError(f"{folder} holds no record of a run; make one with edgeveil run")
+    return RunRecords(folder, training, tuple(_in_recipe_order(splits)))
+
+
+def _load_split(folder: Path) -> SplitRecords | None:
+    manifest = _optional(folder / "bundle" / MANIFEST_NAME, Manifest)
+    check = _optional(folder / "check.json", CheckRecord)
+    bench = _optional(folder / "bench.json", BenchRecord)
+    attack = _optional(folder / "attack" / ATTACK_NAME, AttackRecord)
+    if manifest is None and check is None and bench is None and attack is None:
+        return None
+    _refuse_mixture(folder, manifest, check, bench, attack)
+    pictures = () if attack is None else _pictures(folder / "attack", attack)
+    return SplitRecords(folder.name, folder, manifest, check, bench, attack, pictures)
+
+
+def _refuse_mixture(
+    folder: Path,
+    manifest: Manifest | None,
+    check: CheckRecord | None,
+    bench: BenchRecord | None,
+    attack: AttackRecord | None,
+) -> None:
+    """Refuse records of different bundles in one folder: their figures must not be compared."""
+    ids = {
+        name: record.bundle_id
+        for name, record in (
+            ("bundle/manifest.json", manifest),
+            ("check.json", check),
+            ("bench.json", bench),
+            ("attack/attack.json", attack),
+        )
+        if record is not None
+    }
+    if len(set(ids.values())) > 1:
+        listed = ", ".join(f"{name} of {digest[:12]}" for name, digest in ids.items())
+        raise RecordError(
+            f"the records in {folder} belong to different bundles ({listed}); run the stages again"
+        )
+
+
+def _pictures(folder: Path, attack: AttackRecord) -> tuple[StoredPicture, ...]:
+    return tuple(_picture(folder, record) for record in attack.pictures)
+
+
+def _picture(folder: Path, record: PictureRecord) -> StoredPicture:
+    if not _PICTURE_NAME.fullmatch(record.file):
+        raise RecordError(
+            f"{folder / ATTACK_NAME} names the picture {record.file!r}, which is no plain PNG name"
+        )
+    path = folder / record.file
+    if not path.is_file():
+        return StoredPicture(record, path, None)
+    if path.stat().st_size > MAX_PICTURE_BYTES:
+        raise RecordError(f"{path} is larger than {MAX_PICTURE_BYTES} bytes: not this attack's")
+    png = path.read_bytes()
+    if sha256_bytes(png) != record.sha256 or not png.startswith(_PNG_SIGNATURE):
+        raise RecordError(f"{path} is not the picture of {ATTACK_NAME}; run the attack again")
+    return StoredPicture(record, path, png)
+
+
+def _in_recipe_order(splits: list[SplitRecords]) -> list[SplitRecords]:
+    orders = [s.manifest.recipe.export.splits for s in splits if s.manifest is not None]
+    order = list(orders[0]) if orders else []
+    return sorted(
+        splits, key=lambda s: (order.index(s.split) if s.split in order else len(order), s.split)
+    )
+
+
+def _optional(path: Path, kind: type[T]) -> T | None:
+    return codec.read(path, kind) if path.exists() else None

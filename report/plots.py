@@ -1,0 +1,217 @@
+"""The report's plots as SVG bytes: the same numbers give the same bytes.
+
+Small figures, made for a phone's width: on a wide screen the page sets them side by side.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from records.errors import UnsupportedHereError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH_INCHES = 4.3
+INK = "#1b1c1e"
+SOFT = "#55585e"
+GRID = "#e4e3dd"
+#: Okabe and Ito's palette, told apart with any colour vision; dashes tell them apart in grey.
+SERIES_STYLES = (("#6b6e75", "-"), ("#0072b2", "--"), ("#d55e00", "-"), ("#009e73", "-."))
+FP32_COLOUR, INT8_COLOUR, INVALID_COLOUR = "#a9abb0", "#0072b2", "#d9d8d2"
+
+_STYLE = {
+    "svg.hashsalt": "edgeveil",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": SOFT,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "text.color": INK,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "text.parse_math": False,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of the distribution plot: images per bin of ``bin_db`` dB from ``first_db`` on."""
+
+    label: str
+    first_db: float
+    bin_db: float
+    counts: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One artifact's latency percentiles in milliseconds; ``valid`` is the bench's own mark."""
+
+    label: str
+    p50: float
+    p90: float
+    p99: float
+    int8: bool
+    valid: bool
+
+
+@dataclass(frozen=True)
+class FileSize:
+    """One file's bytes, and how many of them are weights and biases."""
+
+    label: str
+    file_bytes: int
+    weight_bytes: int
+    int8: bool
+
+
+def psnr_distribution(series: Sequence[Series], floor_db: float | None) -> bytes:
+    """Return step histograms of per-image ``recon_psnr_db`` (share of images per bin).
+
+    Args:
+        series: at most four lines.
+        floor_db: what the mean image reaches, drawn as a dotted line.
+    """
+    with _figure(2.7) as (figure, axes):
+        for one, (colour, dash) in zip(series, SERIES_STYLES, strict=False):
+            total = max(sum(one.counts), 1)
+            shares = [100 * count / total for count in one.counts]
+            edges = [one.first_db + i * one.bin_db for i in range(len(shares) + 1)]
+            axes.stairs(shares, edges, color=colour, linestyle=dash, lw=1.4, label=one.label)
+        if floor_db is not None:
+            axes.axvline(floor_db, color=INK, linestyle=":", lw=1.1, label="floor: mean image")
+        axes.set_xlabel("recon_psnr_db per image (dB)")
+        axes.set_ylabel("images (%)")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y")
+        _legend_above(axes)
+        return _svg(figure)
+
+
+def latency_percentiles(rows: Sequence[Latency]) -> bytes:
+    """Return a bar to p50 with marks at p90 and p99 for each artifact, in milliseconds."""
+    with _figure(0.85 + 0.36 * len(rows)) as (figure, axes):
+        for place, row in enumerate(rows):
+            colour = INT8_COLOUR if row.int8 else FP32_COLOUR
+            axes.barh(
+                place,
+                row.p50,
+                height=0.58,
+                color=colour if row.valid else INVALID_COLOUR,
+                hatch=None if row.valid else "////",
+                edgecolor="none" if row.valid else SOFT,
+                linewidth=0,
+            )
+            axes.plot([row.p50, row.p99], [place, place], color=INK, lw=0.8)
+            axes.plot([row.p90], [place], marker="|", color=INK, ms=7, ls="none")
+            axes.plot([row.p99], [place], marker="|", color=INK, ms=4, ls="none")
+            text = f"{row.p50:.3g}" + ("" if row.valid else "  INVALID")
+            axes.annotate(
+                text, (row.p99, place), (5, 0), textcoords="offset points", va="center", fontsize=8
+            )
+        axes.set_xlabel("bar: p50; marks: p90 and p99 (ms)")
+        widest = max((row.p99 for row in rows), default=1.0)
+        room = 1.55 if any(not row.valid for row in rows) else 1.2
+        _rows_of(axes, [row.label for row in rows], widest * room)
+        return _svg(figure)
+
+
+def size_bars(rows: Sequence[FileSize]) -> bytes:
+    """Return a bar per file: the weight bytes dark, the rest of the file light, in kB."""
+    with _figure(0.85 + 0.36 * len(rows)) as (figure, axes):
+        for place, row in enumerate(rows):
+            colour = INT8_COLOUR if row.int8 else "#6b6e75"
+            total, weights = row.file_bytes / 1000, min(row.weight_bytes, row.file_bytes) / 1000
+            axes.barh(place, total, height=0.58, color=colour, alpha=0.3, linewidth=0)
+            axes.barh(place, weights, height=0.58, color=colour, linewidth=0)
+            axes.annotate(
+                f"{total:,.4g}", (total, place), (4, 0), textcoords="offset points", va="center"
+            )
+        axes.set_xlabel("file (kB); the dark part is weights")
+        widest = max((row.file_bytes for row in rows), default=1) / 1000
+        _rows_of(axes, [row.label for row in rows], widest * 1.18)
+        return _svg(figure)
+
+
+def lsb_histogram(differences: Sequence[int], shares: Sequence[float]) -> bytes:
+    """Return the share of boundary values per absolute difference in LSB, on a log scale.
+
+    Args:
+        differences: absolute differences, 0, 1, 2 … in LSB.
+        shares: share of values for each, in [0, 1]; zeros are not drawn.
+    """
+    drawn = [(d, 100 * s) for d, s in zip(differences, shares, strict=True) if s > 0]
+    with _figure(2.3) as (figure, axes):
+        low = min((s for _, s in drawn), default=1.0)
+        bottom = min(low / 4, 1.0)
+        for difference, share in drawn:
+            axes.bar(difference, share - bottom, bottom=bottom, width=0.7, color=INT8_COLOUR)
+            axes.annotate(
+                f"{share:.3g}%",
+                (difference, share),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7.5,
+            )
+        axes.set_yscale("log")
+        axes.set_ylim(bottom, 100 * (100 / bottom) ** 0.12)
+        last = max((d for d, _ in drawn), default=0)
+        axes.set_xlim(-0.6, max(last, 3) + 0.6)
+        axes.set_xticks(range(0, max(last, 3) + 1, max(1, -(-(last + 1) // 12))))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.set_xlabel("difference from eager INT8 (LSB)")
+        axes.set_ylabel("boundary values (%)")
+        axes.grid(axis="y")
+        axes.minorticks_off()
+        return _svg(figure)
+
+
+def _rows_of(axes: Axes, labels: Sequence[str], limit: float) -> None:
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlim(0, limit)
+    axes.grid(axis="x")
+
+
+def _legend_above(axes: Axes) -> None:
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, handlelength=1.8, columnspacing=1.4
+    )
+
+
+@contextmanager
+def _figure(height: float) -> Iterator[tuple[Figure, Axes]]:
+    try:
+        from matplotlib import style
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UnsupportedHereError(
+            "the plots need matplotlib, which is not installed: pip install 'edgeveil[export]'"
+        ) from error
+    # after_reset: a matplotlibrc of the user's must not change the report's bytes.
+    with style.context(_STYLE, after_reset=True):
+        figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+        yield figure, figure.add_subplot()
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

@@ -83,11 +83,13 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, data in (
         (
             "demo",
-            '[data]\nsource = "photos"\ntrain = 256\ncalibration = 64\nattacker = 256\nvictims = 128\n',
+            '[data]\nsource = "photos"\n'
+            "train = 256\ncalibration = 64\nattacker = 256\nvictims = 128\n",
         ),
         (
             "cifar100",
-            '[data]\nsource = "npz:cifar.npz"\ncalibration = 64\nattacker = 256\nattacker_pool = "train"\n',
+            '[data]\nsource = "npz:cifar.npz"\n'
+            'calibration = 64\nattacker = 256\nattacker_pool = "train"\n',
         ),
     ):
         text = (ROOT / "recipes" / f"{name}.toml").read_text()

@@ -19,6 +19,8 @@ from records.machine import MachineRecord, MachineState
 MAX_BLOCK_SPREAD = 0.20
 #: |median of the last third of the blocks / median of the first third − 1|: heat, slow drifts.
 MAX_DRIFT = 0.10
+#: 1 − CPU seconds of this process / wall seconds: time in which it wanted to run and did not.
+MAX_OFF_CPU = 0.05
 #: Share of all CPU time that the hypervisor gave to other machines.
 MAX_STOLEN = 0.02
 #: Share of all CPU time that other processes of this machine used.
@@ -47,15 +49,18 @@ def criteria(
         uses: CPU seconds before and after the run.
 
     Returns:
-        One criterion each for block spread, drift, stolen time, other processes, throttling,
-        temperature and emulation. What the machine does not tell has the value None and is met.
+        One criterion each for block spread, drift, time off the CPU, stolen time, other processes,
+        throttling, temperature and emulation. What the machine does not tell has the value
+        None and is met.
     """
     spread, spread_at = _worst(measured, block_spread)
     moved, moved_at = _worst(measured, drift)
+    waited, waited_at = _worst(measured, off_cpu)
     heat, sensor = _hottest(machine, states[1])
     return (
         _criterion("spread of block medians", spread, MAX_BLOCK_SPREAD, spread_at),
         _criterion("drift of block medians", moved, MAX_DRIFT, moved_at),
+        _criterion("wall time off the CPU", waited, MAX_OFF_CPU, waited_at),
         _criterion("CPU time stolen by the hypervisor", stolen_share(*uses), MAX_STOLEN),
         _criterion("CPU time of other processes", others_share(*uses), MAX_OTHERS),
         _criterion("throttling events", throttled(*states), 0.0),
@@ -76,6 +81,11 @@ def drift(measured: Measured) -> float:
     medians = np.array([nearest_rank(block, 50) for block in measured.blocks])
     third = max(1, medians.size // 3)
     return abs(float(np.median(medians[-third:]) / max(1.0, np.median(medians[:third]))) - 1)
+
+
+def off_cpu(measured: Measured) -> float:
+    """Return the share of the measuring's wall time in which this process had no CPU, in [0, 1]."""
+    return max(0.0, 1 - measured.cpu_seconds / max(measured.wall_seconds, 1e-9))
 
 
 def throttled(before: MachineState, after: MachineState) -> float | None:

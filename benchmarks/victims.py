@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from records.errors import DataError, UnsupportedHereError
 from records.manifest import Manifest
+from runtime_check.victims import victims_for
 
 Images = npt.NDArray[np.uint8]
 
 
 def load_victims(manifest: Manifest) -> tuple[Images | None, str | None]:
-    """Load the victims that the bundle's recipe names; nothing is downloaded.
+    """Load the victims that the bundle's recipe names, proven by their hash; never download.
 
     Args:
         manifest: of a verified bundle.
@@ -21,13 +22,8 @@ def load_victims(manifest: Manifest) -> tuple[Images | None, str | None]:
     Returns:
         (uint8 (N, H, H, 3), None), or (None, why not).
     """
-    from baseline.datasets import load_splits
-
-    recipe = msgspec.structs.replace(manifest.recipe.data, download=False)
+    recipe = replace(manifest.recipe, data=replace(manifest.recipe.data, download=False))
     try:
-        splits = load_splits(recipe)
+        return victims_for(replace(manifest, recipe=recipe)).images.images, None
     except (DataError, UnsupportedHereError) as error:
         return None, f"the victim images cannot be loaded here: {error}"
-    if splits.record.victim != manifest.data.victim:
-        return None, f"{recipe.source} holds other images here than those of the bundle"
-    return splits.victim.images, None

@@ -1,0 +1,271 @@
+"""``edgeveil bench``: size and latency of a bundle's artifacts on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.progress_bars import progress_bars
+from commands.recipe_options import force_option, json_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from records.bench import BenchRecord, Latency, Startup
+    from records.recipe import BenchRecipe
+
+_INVALID = "[bold red]INVALID[/bold red]"
+
+
+@click.command()
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--threads", metavar="N,…", help="Thread counts  [default: the bundle's recipe]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="[default: the bundle's recipe]")
+@click.option("--runtime", type=click.Choice(["onnx", "lite", "all"]), default="all")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The record; raw samples go beside it  [default: bench.json beside the bundle's folder]",
+)
+@click.option("--strict", is_flag=True, help="Exit 2 when a run is INVALID.")
+@force_option
+@json_option
+def command(
+    bundle_path: Path,
+    threads: str | None,
+    batch_size: int | None,
+    runtime: str,
+    out: Path | None,
+    strict: bool,
+    force: bool,
+    as_json: bool,
+) -> int:
+    """Measure the artifacts of BUNDLE here: bytes, start-up, memory, latency, speed-up.
+
+    FP32 and INT8 are interleaved in one run for each thread count. A noisy or throttled run is
+    marked INVALID and gives no speed-up. Without torch the .ptl artifacts are skipped. Exits 3
+    when no latency could be measured at all.
+    """
+    from benchmarks.latency import RUNTIMES, bench_bundle
+    from export.bundle import load_bundle
+    from records import codec
+
+    record_path = out if out is not None else bundle_path.resolve().parent / "bench.json"
+    samples = record_path.with_name(f"{record_path.stem}-samples.json")
+    _refuse_overwriting((record_path, samples), force=force)
+    bundle = load_bundle(bundle_path)
+    recipe = _recipe_with(bundle.manifest.recipe.bench, threads, batch_size)
+    runtimes = tuple(name for name in RUNTIMES if runtime in ("all", _SPOKEN[name]))
+    with progress_bars() as progress:
+        record = bench_bundle(bundle, recipe, runtimes=runtimes, samples=samples, progress=progress)
+    codec.write(record_path, record, replace=force)
+    if as_json:
+        click.echo(codec.encode(record).decode(), nl=False)
+    else:
+        _print_record(record, record_path)
+    return _exit_code(record, strict=strict)
+
+
+_SPOKEN = {"ort": "onnx", "lite": "lite"}
+
+
+def _exit_code(record: BenchRecord, *, strict: bool) -> int:
+    from records.errors import GateFailedError, UnsupportedHereError
+
+    if not record.runs:
+        reasons = "; ".join(dict.fromkeys(skip.reason for skip in record.skipped))
+        raise UnsupportedHereError(f"no latency could be measured here: {reasons}")
+    if strict and not record.valid:
+        raise GateFailedError(
+            f"the measuring was INVALID ({_failed_criteria(record)}); close other programs, let "
+            "the machine cool, and measure again"
+        )
+    return 0
+
+
+def _refuse_overwriting(paths: tuple[Path, ...], *, force: bool) -> None:
+    from records.errors import OverwriteError
+
+    for path in paths:
+        if path.exists() and not force:
+            raise OverwriteError(f"{path} already exists; add --force or choose another --out")
+
+
+def _recipe_with(recipe: BenchRecipe, threads: str | None, batch_size: int | None) -> BenchRecipe:
+    from msgspec.structs import replace
+
+    if threads is not None:
+        recipe = replace(recipe, threads=_thread_counts(threads))
+    if batch_size is not None:
+        recipe = replace(recipe, batch_size=batch_size)
+    return recipe
+
+
+def _thread_counts(text: str) -> tuple[int, ...]:
+    from records.errors import InputError
+
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and 1 <= int(part) <= 1024 for part in parts):
+        raise InputError(f"--threads {text!r} is not a list such as 1,2,4")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _print_record(record: BenchRecord, path: Path) -> None:
+    from rich.console import Console
+
+    console = Console()
+    machine = record.machine
+    console.print(
+        f"{machine.board or machine.cpu_model} ({machine.arch}), {machine.cores} of "
+        f"{machine.cores_online} cores, {' '.join(machine.isa)}; split {record.split}, "
+        f"batch {record.recipe.batch_size}"
+    )
+    for note in record.notes:
+        console.print(f"note: {note}")
+    _print_sizes(record, console)
+    _print_wire(record, console)
+    _print_startup(record, console)
+    _print_latency(record, console)
+    _print_speedups(record, console)
+    _print_validity(record, console)
+    for skip in record.skipped:
+        what = skip.artifact if skip.artifact is not None else f"{skip.threads} threads"
+        console.print(f"skipped {what}: {skip.reason}")
+    console.print(f"record: {path}")
+
+
+def _print_sizes(record: BenchRecord, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title="Size in bytes; FP32 / INT8 of the same runtime")
+    table.add_column("artifact")
+    for column in ("weights", "file", "weights ratio", "file ratio"):
+        table.add_column(column, justify="right")
+    ratios = {ratio.int8: ratio for ratio in record.size_ratios}
+    for size in record.sizes:
+        ratio = ratios.get(size.artifact)
+        weight = None if ratio is None else ratio.weight_ratio
+        table.add_row(
+            size.artifact,
+            f"{size.weight_bytes:,}",
+            f"{size.file_bytes:,}",
+            "" if weight is None else f"{weight:.2f}×",
+            "" if ratio is None else f"{ratio.file_ratio:.2f}×",
+        )
+    console.print(table)
+
+
+def _print_wire(record: BenchRecord, console: Console) -> None:
+    wire = record.wire
+    console.print(
+        f"wire, bytes per image: {wire.raw_bytes:,} uint8 {wire.shape}, {wire.float_bytes:,} FP32, "
+        f"the image itself {wire.image_bytes:,}"
+    )
+    if wire.compressed is None or wire.image_compressed is None:
+        console.print(f"compressed: not measured ({wire.not_measured})")
+        return
+    console.print(
+        f"compressed, mean of {wire.compressed.images:,} victims ({wire.compressed.method}): "
+        f"{wire.compressed.mean:,.0f}; the image itself {wire.image_compressed.mean:,.0f}"
+    )
+
+
+def _print_startup(record: BenchRecord, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title="Start-up, one fresh process each; memory added by load and runs")
+    table.add_column("artifact")
+    for column in ("load, ms", "first inference, ms", "added, MB", "peak, MB"):
+        table.add_column(column, justify="right")
+    for startup in record.startup:
+        table.add_row(startup.artifact, *_startup_cells(startup))
+    console.print(table)
+
+
+def _startup_cells(startup: Startup) -> tuple[str, ...]:
+    timing = startup.timing
+    if timing is None:
+        return (f"failed: {startup.failure}",)
+    return (
+        f"{timing.load_ms:.2f}",
+        f"{timing.first_inference_ms:.2f}",
+        f"{timing.added_bytes / 1e6:.1f}",
+        f"{timing.peak_bytes / 1e6:.1f}",
+    )
+
+
+def _print_latency(record: BenchRecord, console: Console) -> None:
+    from rich.table import Table
+
+    valid = {run.threads: run.timing.valid for run in record.runs}
+    table = Table(title="Latency of one batch in ms, nearest-rank")
+    for column in ("artifact", "mode", "threads"):
+        table.add_column(column)
+    for column in ("p50", "p90", "p95", "p99", "mean", "min", "runs"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for latency in record.latency:
+        mark = "" if valid[latency.threads] else _INVALID
+        table.add_row(
+            latency.artifact, latency.mode, str(latency.threads), *_latency_cells(latency), mark
+        )
+    console.print(table)
+
+
+def _latency_cells(latency: Latency) -> tuple[str, ...]:
+    timing = latency.timing
+    figures = (timing.p50_ms, timing.p90_ms, timing.p95_ms, timing.p99_ms)
+    return (
+        *(f"{figure:.3f}" for figure in (*figures, timing.mean_ms, timing.min_ms)),
+        f"{timing.samples:,}",
+    )
+
+
+def _print_speedups(record: BenchRecord, console: Console) -> None:
+    from rich.table import Table
+
+    share = f"{record.recipe.confidence:.0%}"
+    table = Table(title=f"Speed-up: median FP32 / median INT8 with {share} interval")
+    for column in ("INT8", "against", "threads"):
+        table.add_column(column)
+    table.add_column("ratio", justify="right")
+    table.add_column("interval", justify="right")
+    table.add_column("verdict")
+    notes: list[str] = []
+    for up in record.speedups:
+        timing = up.timing
+        if up.note is not None and up.note not in notes:
+            notes.append(up.note)
+        mark = "" if up.note is None else f" ({notes.index(up.note) + 1})"
+        table.add_row(
+            up.int8,
+            up.fp32 + mark,
+            str(up.threads),
+            "" if timing.ratio is None else f"{timing.ratio:.2f}×",
+            "" if timing.low is None else f"[{timing.low:.2f}, {timing.high:.2f}]",
+            _INVALID if timing.verdict == "not given" else timing.verdict,
+        )
+    console.print(table)
+    for number, note in enumerate(notes, start=1):
+        console.print(f"({number}) {note}")
+
+
+def _print_validity(record: BenchRecord, console: Console) -> None:
+    for run in record.runs:
+        if run.timing.valid:
+            console.print(f"threads {run.threads}: the measuring was sound")
+            continue
+        console.print(f"threads {run.threads}: {_INVALID}")
+        for criterion in run.timing.criteria:
+            if not criterion.met:
+                where = "" if criterion.where is None else f" ({criterion.where})"
+                console.print(
+                    f"  {criterion.name} {criterion.value:.3g}, limit {criterion.limit:g}{where}"
+                )
+
+
+def _failed_criteria(record: BenchRecord) -> str:
+    failed = (c.name for run in record.runs for c in run.timing.criteria if not c.met)
+    return ", ".join(dict.fromkeys(failed))

@@ -118,7 +118,15 @@ def _export_stage(run: _Run, split: str) -> Stage:
 
 def _check_stage(run: _Run, split: str) -> Stage:
     def work() -> bool:
-        record = check_bundle(run.bundle(split), run.splits.victim, progress=run.progress)
+        evidence = run.folder / split / "check-evidence.npz"
+        evidence.unlink(missing_ok=True)
+        record = check_bundle(
+            run.bundle(split),
+            run.splits.victim,
+            progress=run.progress,
+            evidence=evidence,
+            replace=True,
+        )
         codec.write(run.folder / split / "check.json", record, replace=True)
         return record.passed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ wires = st.builds(
 )
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
 @given(wires)
 @settings(max_examples=300, deadline=None)
 def test_dequantize_is_torchs_bit_for_bit(wire: WireTensor) -> None:

@@ -15,7 +15,7 @@ from records.errors import ArtifactError
 from records.manifest import Artifact
 from records.parity import Mode
 from runtime_check.lite import as_array, first_line
-from runtime_check.runtime import probe
+from runtime_check.runtime import probe, require_input
 from runtime_check.torch_scope import torch_scope
 
 GRAPH = "eager_int8_graph"
@@ -60,7 +60,7 @@ class LoadedGraph:
     def __init__(self, module: GraphModule, artifact: Artifact, threads: int) -> None:
         """Keep the graph and the threads it runs with."""
         self._module = module
-        self._name = artifact.name
+        self._artifact = artifact
         self._threads = threads
 
     @property
@@ -72,13 +72,14 @@ class LoadedGraph:
         """Run float32 (N, *input.shape) and return float32 (N, *output.shape).
 
         Raises:
-            ArtifactError: torch refused the batch or failed.
+            ArtifactError: the batch has another shape or dtype, or torch failed.
         """
+        require_input(batch, self._artifact)
         try:
             with torch_scope(self._threads):
                 output = self._module(torch.from_numpy(batch))
         except RuntimeError as error:
             raise ArtifactError(
-                f"{self._name} failed in eager torch: {first_line(error)}"
+                f"{self._artifact.name} failed in eager torch: {first_line(error)}"
             ) from error
-        return as_array(output, self._name)
+        return as_array(output, self._artifact.name)

@@ -14,7 +14,7 @@ from export.bundle import Bundle
 from records.errors import ArtifactError
 from records.manifest import Artifact
 from records.parity import Mode
-from runtime_check.runtime import probe
+from runtime_check.runtime import probe, require_input
 from runtime_check.torch_scope import torch_scope
 
 
@@ -69,7 +69,7 @@ class LoadedLite:
     def __init__(self, module: LiteScriptModule, artifact: Artifact, threads: int) -> None:
         """Keep the program and the threads it runs with."""
         self._module = module
-        self._name = artifact.name
+        self._artifact = artifact
         self._threads = threads
 
     @property
@@ -81,16 +81,17 @@ class LoadedLite:
         """Run float32 (N, *input.shape) and return (N, *output.shape).
 
         Raises:
-            ArtifactError: the interpreter refused the batch or failed.
+            ArtifactError: the batch has another shape or dtype, or the interpreter failed.
         """
+        require_input(batch, self._artifact)
         try:
             with torch_scope(self._threads):
                 output = self._module(torch.from_numpy(batch))
         except RuntimeError as error:
             raise ArtifactError(
-                f"{self._name} failed in the Lite interpreter: {first_line(error)}"
+                f"{self._artifact.name} failed in the Lite interpreter: {first_line(error)}"
             ) from error
-        return as_array(output, self._name)
+        return as_array(output, self._artifact.name)
 
 
 def as_array(output: object, name: str) -> npt.NDArray[Any]:

@@ -22,6 +22,7 @@ __all__ = [
     "boundary_features",
     "dequantize",
     "probe",
+    "require_input",
     "runtime_for",
 ]
 
@@ -123,6 +124,21 @@ def boundary_features(
         return dequantize(output, wire)
     real: Batch = output
     return real
+
+
+def require_input(batch: Batch, artifact: Artifact) -> None:
+    """Refuse a batch that is not what the manifest says the artifact takes.
+
+    torch's qnnpack kernels do not look at the number of channels: they would read beyond the batch.
+
+    Raises:
+        ArtifactError: the batch is not float32 (N, *input.shape).
+    """
+    if batch.dtype != np.float32 or batch.shape[1:] != artifact.input.shape:
+        raise ArtifactError(
+            f"{artifact.name} takes float32 (N, {', '.join(map(str, artifact.input.shape))}), "
+            f"not {batch.dtype} {batch.shape}"
+        )
 
 
 def probe(loaded: LoadedArtifact, artifact: Artifact) -> None:

@@ -1,0 +1,135 @@
+"""Each gate just at its limit and just beyond it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from records.parity import (
+    Accuracy,
+    ArtifactCheck,
+    FloatParity,
+    Fusion,
+    Gate,
+    Interval,
+    LsbDifference,
+    Mode,
+    WireEquality,
+)
+from records.recipe import CheckRecipe
+from runtime_check.gates import artifact_gates, failed, fp32_gates, fusion_gates, wire_gates
+
+RECIPE = CheckRecipe()
+
+
+@dataclass(frozen=True)
+class Measured:
+    max_lsb: int = 0
+    within: float = 1.0
+    agreement: float = 1.0
+    drop: float = 0.0
+
+
+def row(
+    measured: Measured,
+    runtime: Literal["lite", "ort"],
+    mode: Mode = "default",
+    *,
+    gated: bool = True,
+) -> ArtifactCheck:
+    lsb = LsbDifference(
+        values=100,
+        max_lsb=measured.max_lsb,
+        histogram=(100,),
+        share_identical=0.0,
+        share_within_1_lsb=measured.within,
+        parity_sqnr_db=40.0,
+        off_grid=0,
+        worst=(),
+    )
+    drop = Interval(estimate=measured.drop, low=-99.0, high=99.0, confidence=0.95)
+    return ArtifactCheck(
+        artifact="edge",
+        runtime=runtime,
+        mode=mode,
+        precision="int8",
+        boundary="float",
+        reference=False,
+        gated=gated,
+        accuracy=Accuracy(top1=0.5, agreement=measured.agreement, disagreeing=(), drop_points=drop),
+        lsb=lsb,
+    )
+
+
+def failures(gates: object) -> list[str]:
+    return [gate.name for gate in failed(gates)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("runtime", ["lite", "ort"])
+def test_at_the_limits_everything_passes(runtime: Literal["lite", "ort"]) -> None:
+    at_limit = Measured(
+        max_lsb=RECIPE.lite_max_lsb,
+        within=RECIPE.onnx_share_within_1_lsb,
+        agreement=RECIPE.top1_agreement,
+        drop=RECIPE.accuracy_drop_points,
+    )
+    gates = tuple(artifact_gates(row(at_limit, runtime), RECIPE))
+    assert len(gates) == 3
+    assert failures(gates) == []
+
+
+@pytest.mark.parametrize(
+    ("runtime", "measured", "name"),
+    [
+        ("lite", Measured(max_lsb=1), "lite_max_lsb"),
+        ("ort", Measured(within=0.9899), "onnx_share_within_1_lsb"),
+        ("ort", Measured(agreement=0.9799), "top1_agreement"),
+        ("lite", Measured(drop=3.01), "accuracy_drop_points"),
+    ],
+)
+def test_beyond_one_limit_that_gate_alone_fails(
+    runtime: Literal["lite", "ort"], measured: Measured, name: str
+) -> None:
+    gates = tuple(artifact_gates(row(measured, runtime), RECIPE))
+    assert failures(gates) == [name]
+
+
+def test_a_row_for_comparison_has_no_gate() -> None:
+    bad = Measured(max_lsb=99, within=0.0, agreement=0.0, drop=99.0)
+    assert tuple(artifact_gates(row(bad, "ort", "precise", gated=False), RECIPE)) == ()
+
+
+def wire(differing: int, mode: Mode = "default") -> WireEquality:
+    first = 0 if differing else None
+    return WireEquality(
+        wire="w", float_boundary="f", mode=mode, differing=differing, first_image=first
+    )
+
+
+def test_one_differing_wire_value_fails_where_gates_apply() -> None:
+    gated: set[tuple[str, Mode]] = {("w", "default")}
+    assert failures(wire_gates([wire(0)], gated)) == []
+    assert failures(wire_gates([wire(1)], gated)) == ["wire_equals_float"]
+    assert tuple(wire_gates([wire(1, "precise")], gated)) == ()
+
+
+def test_one_convolution_left_in_float_fails() -> None:
+    def fusion(fused: int) -> Fusion:
+        return Fusion(artifact="edge", convolutions=5, fused=fused, left_in_float=())
+
+    assert failures(fusion_gates([fusion(5)], "default")) == []
+    assert failures(fusion_gates([fusion(4)], "default")) == ["convolutions_fused"]
+
+
+def test_fp32_edges_must_agree() -> None:
+    def parity(decibels: float | None) -> list[Gate]:
+        pair = FloatParity(
+            artifact="a", reference="b", mode="qnnpack", parity_sqnr_db=decibels, max_abs=0.0
+        )
+        return list(fp32_gates([pair], RECIPE))
+
+    limit = RECIPE.fp32_parity_sqnr_db
+    assert failures(parity(None)) == failures(parity(limit)) == []
+    assert failures(parity(limit - 0.1)) == ["fp32_parity_sqnr_db"]

@@ -301,42 +301,47 @@ def _drift_table(record: AttackRecord) -> Block:
 
 def _decoder_table(record: AttackRecord) -> Table:
     rows = [
-        _candidate(artifact.name, f"{result.level}", candidate, index == result.chosen)
+        _decoder(artifact.name, result.level, result.candidates, result.chosen)
         for artifact in record.artifacts
         if artifact.same_outputs_as is None
         for result in artifact.levels
-        for index, candidate in enumerate(result.candidates)
     ]
-    rows += [
-        _candidate("pass-through", "ceiling", c, False) for c in record.controls.ceiling_candidates
-    ]
+    ceiling = record.controls.ceiling_candidates
+    if ceiling:
+        best = min(range(len(ceiling)), key=lambda i: ceiling[i].best_val_loss)
+        rows.append(_decoder("pass-through", "ceiling", ceiling, best))
     return Table(
-        caption="Decoders that were tried",
+        caption="Decoders: of those tried, the one with the lowest validation loss",
         columns=columns(
             "Outputs of",
             "Attacker",
+            ">Tried",
             "Start",
             "Capacity",
             ">Parameters",
             ">Epochs",
             ">Validation MSE",
             "Stopped by",
-            ">Time",
+            ">Time of all",
         ),
         rows=tuple(rows),
-        note="The one with the lowest validation loss attacks the victims.",
+        note="Artifacts with the outputs of another share its decoders.",
     )
 
 
-def _candidate(name: str, level: str, candidate: Candidate, chosen: bool) -> tuple[Cell, ...]:
+def _decoder(
+    name: str, level: str, candidates: tuple[Candidate, ...], chosen: int
+) -> tuple[Cell, ...]:
+    candidate = candidates[chosen]
     return (
         code(name),
-        text(f"{level}, used" if chosen else level),
+        text(level),
+        text(count(len(candidates))),
         text(candidate.start),
         text(candidate.capacity),
         text(count(candidate.parameters)),
         text(count(candidate.epochs)),
         text(number(candidate.best_val_loss, 5)),
         text(candidate.stopped),
-        text(seconds(candidate.seconds)),
+        text(seconds(sum(c.seconds for c in candidates))),
     )

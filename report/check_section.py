@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from records.parity import (
     Accuracy,
     ArtifactCheck,
     CheckRecord,
     FloatParity,
     Gate,
+    GateName,
     Interval,
     LsbDifference,
     WireEquality,
@@ -248,10 +251,12 @@ def _gate(gate: Gate) -> tuple[Cell, ...]:
 
 
 def _gate_number(gate: Gate, value: float) -> str:
-    if gate.name == "fp32_parity_sqnr_db":
-        return decibels(value)
-    if gate.name == "accuracy_drop_points":
-        return points(value)
-    if gate.name in {"lite_max_lsb", "wire_equals_float"}:
-        return number(value, 0, "LSB" if gate.name == "lite_max_lsb" else "values")
-    return percent(value, 2)
+    """Return a measured value or limit in the unit of its gate."""
+    writers: dict[GateName, Callable[[float], str]] = {
+        "lite_max_lsb": lambda v: number(v, 0, "LSB"),
+        "wire_equals_float": lambda v: number(v, 0, "values"),
+        "convolutions_fused": lambda v: number(v, 0),
+        "accuracy_drop_points": points,
+        "fp32_parity_sqnr_db": decibels,
+    }
+    return writers[gate.name](value) if gate.name in writers else percent(value, 2)

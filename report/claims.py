@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from records.manifest import Artifact, Manifest
 from records.parity import ArtifactCheck, CheckRecord
-from report.document import Cell, Paragraph, Table, Tone, columns, text
+from report.document import Cell, Paragraph, Table, Tone, code, columns, text
 from report.leaks import baseline_psnr_db, find_artifact, mean_psnr_db
 from report.load import RunRecords, SplitRecords
 from report.units import NONE, decibels, points, size, times
@@ -35,16 +35,16 @@ class Finding:
 
 def claims_table(run: RunRecords) -> Table:
     """Return the three claims (size twice: weights and files), measured, where true, where not."""
-    rows = (
-        _row("4× smaller: weights", size_findings(run, weights=True), times, "export"),
-        _row("4× smaller: file", size_findings(run, weights=False), times, "export"),
-        _row("Less than 1 % of accuracy lost", accuracy_findings(run), points, "check"),
-        _row("Harder to invert", privacy_findings(run), decibels, "attack"),
-    )
+    rows = [
+        *_rows("4× smaller: weights", run, size_findings(run, weights=True), times),
+        *_rows("4× smaller: file", run, size_findings(run, weights=False), times),
+        *_rows("Less than 1 % of accuracy lost", run, accuracy_findings(run), points),
+        *_rows("Harder to invert", run, privacy_findings(run), decibels),
+    ]
     return Table(
         caption="The study's claims, artifact by artifact",
-        columns=columns("Claim", "Measured", "Holds for", "Does not hold for", "Undecided"),
-        rows=rows,
+        columns=columns("Claim", "Split", "Measured", "Holds for", "Does not hold for", "Open"),
+        rows=tuple(rows),
         note=(
             f"Smaller: FP32 bytes / INT8 bytes of the edge in the same format; the claim holds "
             f"from {times(CLAIMED_RATIO)} on, the study's own 6.0 MB / 1.6 MB. "
@@ -58,7 +58,7 @@ def claims_table(run: RunRecords) -> Table:
 
 def claims_remarks(run: RunRecords) -> tuple[Paragraph, ...]:
     """Return what must be said beside the table: which network the sizes are of, A0 against A1."""
-    remarks = [_whole_network(s.manifest) for s in run.splits if s.manifest is not None]
+    remarks = _whole_network(run)
     remarks += [line for s in run.splits for line in _static_against_adaptive(s)]
     return tuple(Paragraph(remark) for remark in remarks)
 
@@ -125,53 +125,64 @@ def shipped_int8(check: CheckRecord) -> list[ArtifactCheck]:
     ]
 
 
-def _row(claim: str, findings: list[Finding], unit: _Unit, stage: str) -> tuple[Cell, ...]:
-    if not findings:
-        return (text(claim), text(f"{stage} not run", "muted"), *[text(NONE, "muted")] * 3)
-    return (
-        text(claim),
-        text(_measured(findings, unit)),
-        _where(findings, "holds", "good"),
-        _where(findings, "fails", "bad"),
-        _where(findings, "open", "warn"),
-    )
+def _rows(
+    claim: str, run: RunRecords, findings: list[Finding], unit: _Unit
+) -> Iterator[tuple[Cell, ...]]:
+    """Yield one row a split; a split of which nothing is known says so."""
+    for records in run.splits:
+        here = [f for f in findings if f.split == records.split]
+        yield (
+            text(claim),
+            code(records.split),
+            text(_measured(here, unit)) if here else text("not run", "muted"),
+            _where(here, "holds", "good"),
+            _where(here, "fails", "bad"),
+            _where(here, "open", "warn"),
+        )
 
 
 def _measured(findings: Sequence[Finding], unit: _Unit) -> str:
-    texts = []
-    for split in dict.fromkeys(f.split for f in findings):
-        values = [f.value for f in findings if f.split == split]
-        low, high = unit(min(values)), unit(max(values))
-        texts.append(f"{split}: {low}" if low == high else f"{split}: {low} to {high}")
-    return "; ".join(texts)
+    low, high = unit(min(f.value for f in findings)), unit(max(f.value for f in findings))
+    return low if low == high else f"{low} to {high}"
 
 
 def _where(findings: Sequence[Finding], answer: Answer, tone: Tone) -> Cell:
-    texts = []
-    for split in dict.fromkeys(f.split for f in findings):
-        here = [f for f in findings if f.split == split]
-        names = [f.artifact for f in here if f.answer == answer]
-        if len(names) == len(here):
-            texts.append(f"{split}: all {len(here)} artifacts")
-        elif names:
-            texts.append(f"{split}: {', '.join(names)}")
-    return text("; ".join(texts), tone) if texts else text(NONE, "muted")
+    names = [f.artifact for f in findings if f.answer == answer]
+    if not names:
+        return text(NONE, "muted")
+    if len(names) == len(findings):
+        return text("the only artifact" if len(names) == 1 else f"all {len(names)} artifacts", tone)
+    return text(", ".join(names), tone)
 
 
-def _whole_network(manifest: Manifest) -> str:
-    servers = [a for a in manifest.artifacts if a.role == "server"]
-    # Both halves in one format: each format stores its weights in its own way.
-    pairs = [(i, f) for i, f in int8_pairs(manifest) if servers and f.format == servers[0].format]
-    if not pairs:
-        return f"{manifest.split}: the size of the whole network is not in the bundle."
-    int8, edge = pairs[0]
-    whole = edge.weight_bytes + servers[0].weight_bytes
-    return (
-        f"The study's “~6.0 → ~1.6 MB” is the size of a whole network, not of a split edge. Here "
-        f"the whole network holds {size(whole)} of FP32 weights; its edge up to {manifest.split} "
-        f"holds {size(edge.weight_bytes)} of them, and {size(int8.weight_bytes)} in INT8. The "
-        "server half stays in FP32."
-    )
+def _whole_network(run: RunRecords) -> list[str]:
+    """Return, once, how large the whole network is, and what part of it each edge holds."""
+    edges, whole = [], None
+    for records in run.splits:
+        halves = None if records.manifest is None else _halves(records.manifest)
+        if halves is not None:
+            int8, edge, server = halves
+            whole = edge.weight_bytes + server.weight_bytes
+            edges.append(
+                f"up to {records.split}, {size(edge.weight_bytes)} of them, "
+                f"{size(int8.weight_bytes)} in INT8"
+            )
+    if whole is None:
+        return []
+    return [
+        "The study's “~6.0 → ~1.6 MB” is the size of a whole network, not of a split edge. Here "
+        f"the whole network holds {size(whole)} of FP32 weights. The edge holds: "
+        f"{'; '.join(edges)}. The server half stays in FP32."
+    ]
+
+
+def _halves(manifest: Manifest) -> tuple[Artifact, Artifact, Artifact] | None:
+    """Return INT8 edge, FP32 edge and server half in one format, as each stores its own way."""
+    for server in (a for a in manifest.artifacts if a.role == "server"):
+        for int8, edge in int8_pairs(manifest):
+            if edge.format == server.format:
+                return int8, edge, server
+    return None
 
 
 def _static_against_adaptive(records: SplitRecords) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from records.errors import UnsupportedHereError
+from report.units import size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,6 +97,7 @@ def psnr_distribution(series: Sequence[Series], floor_db: float | None) -> bytes
             axes.axvline(floor_db, color=INK, linestyle=":", lw=1.1, label="floor: mean image")
         axes.set_xlabel("recon_psnr_db per image (dB)")
         axes.set_ylabel("images (%)")
+        axes.set_xlim(*_occupied(series, floor_db))
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         _legend_above(axes)
@@ -139,11 +141,15 @@ def size_bars(rows: Sequence[FileSize]) -> bytes:
             axes.barh(place, total, height=0.58, color=colour, alpha=0.3, linewidth=0)
             axes.barh(place, weights, height=0.58, color=colour, linewidth=0)
             axes.annotate(
-                f"{total:,.4g}", (total, place), (4, 0), textcoords="offset points", va="center"
+                size(row.file_bytes),
+                (total, place),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
             )
         axes.set_xlabel("file (kB); the dark part is weights")
         widest = max((row.file_bytes for row in rows), default=1) / 1000
-        _rows_of(axes, [row.label for row in rows], widest * 1.18)
+        _rows_of(axes, [row.label for row in rows], widest * 1.22)
         return _svg(figure)
 
 
@@ -179,6 +185,16 @@ def lsb_histogram(differences: Sequence[int], shares: Sequence[float]) -> bytes:
         axes.grid(axis="y")
         axes.minorticks_off()
         return _svg(figure)
+
+
+def _occupied(series: Sequence[Series], floor_db: float | None) -> tuple[float, float]:
+    """Return the range of dB that holds images, and the floor, with 1 dB of room."""
+    places = [] if floor_db is None else [floor_db]
+    for one in series:
+        filled = [i for i, n in enumerate(one.counts) if n]
+        places += [one.first_db + i * one.bin_db for i in filled]
+        places += [one.first_db + (i + 1) * one.bin_db for i in filled]
+    return (min(places) - 1, max(places) + 1) if places else (0.0, 1.0)
 
 
 def _rows_of(axes: Axes, labels: Sequence[str], limit: float) -> None:

@@ -12,7 +12,7 @@ from records.errors import UnsupportedHereError
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from report.document import Document, Picture
+    from report.document import Cell, Column, Document, Picture
 
 _MARKDOWN_ACTIVE = re.compile(r"[\\|*`\[\]~$]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
@@ -50,6 +50,19 @@ def code_markdown(value: str) -> str:
     return f"`{line}`" if line else ""
 
 
+def head_markdown(columns: tuple[Column, ...]) -> str:
+    """Return a table's heading and its line of dashes, numbers right-aligned."""
+    titles = " | ".join(escape_markdown(c.title) for c in columns)
+    dashes = " | ".join("---:" if c.numeric else "---" for c in columns)
+    return f"| {titles} |\n| {dashes} |"
+
+
+def row_markdown(cells: tuple[Cell, ...]) -> str:
+    """Return one row of a table."""
+    texts = (code_markdown(c.text) if c.code else escape_markdown(c.text) for c in cells)
+    return f"| {' | '.join(texts)} |"
+
+
 def fence_markdown(value: str, language: str) -> str:
     """Return a fenced code block whose fence is longer than any run of backticks inside."""
     longest = max((len(run) for run in re.findall(r"`+", value)), default=0)
@@ -80,6 +93,8 @@ def _environment() -> Environment:
     environment.filters["data_uri"] = data_uri
     environment.filters["md"] = escape_markdown
     environment.filters["md_code"] = code_markdown
+    environment.filters["md_head"] = head_markdown
+    environment.filters["md_row"] = row_markdown
     environment.filters["md_fence"] = fence_markdown
     environment.filters["md_link"] = lambda path: quote(path, safe="/.-_~")
     return environment

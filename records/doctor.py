@@ -1,0 +1,65 @@
+"""The record of ``doctor``: what this installation and this machine can and cannot do."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from records.machine import MachineRecord
+
+SCHEMA = "edgeveil.doctor/1"
+
+
+class DoctorPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the record's parts: frozen, keyword-only, unknown keys refused."""
+
+
+class RuntimeHealth(DoctorPart, frozen=True, kw_only=True):
+    """One runtime: ``works`` is the answer of a small real program run in a fresh process.
+
+    ``detail``: what the program found, or why it failed.
+    """
+
+    runtime: Literal["ort", "lite"]
+    version: str | None
+    works: bool
+    detail: str
+
+
+class VerbHealth(DoctorPart, frozen=True, kw_only=True):
+    """One verb of the command line, and the packages that it needs and that are missing."""
+
+    verb: str
+    missing: tuple[str, ...]
+
+
+class SourceHealth(DoctorPart, frozen=True, kw_only=True):
+    """One data source; ``detail`` says why not, or what it still needs."""
+
+    source: str
+    available: bool
+    detail: str
+
+
+class DoctorRecord(DoctorPart, frozen=True, kw_only=True):
+    """Everything that ``doctor`` found.
+
+    ``install``: the pip command that brings what is missing, None when nothing is.
+    ``follows``: what the CPU's features mean for the figures. ``skipped``: what will be skipped
+    here and why.
+    """
+
+    schema: Literal["edgeveil.doctor/1"] = "edgeveil.doctor/1"
+    machine: MachineRecord
+    runtimes: tuple[RuntimeHealth, ...]
+    verbs: tuple[VerbHealth, ...]
+    sources: tuple[SourceHealth, ...]
+    install: str | None
+    follows: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether the core runtime, ONNX Runtime, works here."""
+        return any(r.runtime == "ort" and r.works for r in self.runtimes)

@@ -1,0 +1,167 @@
+"""What runs here, what does not, and what would change that. The network is not touched."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Literal
+
+from records.doctor import DoctorRecord, RuntimeHealth, SourceHealth, VerbHealth
+from records.machine import MachineRecord
+from records.progress import Progress, silent
+from records.recipe import BenchRecipe
+from runtime_check.machine import installed_version, is_x86, machine_record
+
+INSTALL = "pip install '.[export]'"
+
+TIMEOUT_SECONDS = 180
+
+#: Import name → the distribution that pip knows.
+DISTRIBUTION_OF = {
+    "PIL": "pillow",
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "onnxscript": "onnxscript",
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "skimage": "scikit-image",
+    "torch": "torch",
+    "torchvision": "torchvision",
+}
+
+_NETWORK = ("torch", "torchvision", "safetensors")
+#: The packages of the extra that each verb imports; the core packages go without saying.
+VERBS: dict[str, tuple[str, ...]] = {
+    "attack": (*_NETWORK, "scipy", "skimage", "matplotlib"),
+    "bench": (),
+    "check": (*_NETWORK, "onnx"),
+    "doctor": (),
+    "export": (*_NETWORK, "onnx"),
+    "inspect": ("torch", "torchvision"),
+    "report": ("jinja2", "matplotlib"),
+    "run": tuple(name for name in DISTRIBUTION_OF if name != "onnxruntime"),
+    "train": _NETWORK,
+}
+
+_SOURCES: dict[str, tuple[tuple[str, ...], str]] = {
+    "photos": (("skimage", "PIL"), "embedded in scikit-image's wheel"),
+    "cifar100[:ROOT]": (("torchvision",), "needs the data set in ROOT, or --download"),
+    "npz:FILE": ((), "needs the file"),
+    "folder:DIR": (("PIL",), "needs the folder"),
+}
+
+
+def examine(*, progress: Progress = silent) -> DoctorRecord:
+    """Look at this machine and installation; run each installed runtime in a fresh process.
+
+    Args:
+        progress: told about each runtime.
+
+    Returns:
+        The record; ``record.usable`` is False when ONNX Runtime does not work here.
+    """
+    machine = machine_record()
+    ort = runtime_health("ort", "onnxruntime")
+    progress("doctor: runtimes", 1, 2)
+    lite = runtime_health("lite", "torch")
+    progress("doctor: runtimes", 2, 2)
+    verbs = tuple(VerbHealth(verb=v, missing=missing(needed)) for v, needed in VERBS.items())
+    return DoctorRecord(
+        machine=machine,
+        runtimes=(ort, lite),
+        verbs=verbs,
+        sources=tuple(_source(name) for name in _SOURCES),
+        install=INSTALL if any(verb.missing for verb in verbs) else None,
+        follows=follows(machine),
+        skipped=skipped(machine, lite),
+    )
+
+
+def missing(packages: Sequence[str]) -> tuple[str, ...]:
+    """Return the distributions of those import names that are not installed; imports none."""
+    return tuple(DISTRIBUTION_OF[name] for name in packages if find_spec(name) is None)
+
+
+def runtime_health(runtime: Literal["ort", "lite"], package: str) -> RuntimeHealth:
+    """Run a small program with a known answer in a runtime, in a fresh process.
+
+    Args:
+        runtime: short name of the runtime.
+        package: import name of the package that brings it.
+    """
+    if find_spec(package) is None:
+        detail = f"{DISTRIBUTION_OF[package]} is not installed"
+        return RuntimeHealth(runtime=runtime, version=None, works=False, detail=detail)
+    command = [sys.executable, "-P", "-m", "runtime_check.runtime_probe", runtime]
+    works, detail = _ask(command)
+    return RuntimeHealth(
+        runtime=runtime,
+        version=installed_version(DISTRIBUTION_OF[package]),
+        works=works,
+        detail=detail,
+    )
+
+
+def follows(machine: MachineRecord) -> tuple[str, ...]:
+    """Return what the machine's features mean for the figures measured here."""
+    found = [_kernels(machine)]
+    if is_x86():
+        found.append("x86: latencies measured here say nothing about an ARM device")
+    if machine.virtual is not None:
+        found.append(f"{machine.virtual}: neighbours may disturb bench, which then says INVALID")
+    if machine.emulated is not None:
+        found.append(f"emulated by {machine.emulated}: every latency will be marked INVALID")
+    slow = [name for name in machine.governors if name != "performance"]
+    if slow:
+        found.append(f"cpufreq governor {', '.join(slow)}: clock rates may change during bench")
+    return tuple(found)
+
+
+def skipped(machine: MachineRecord, lite: RuntimeHealth) -> tuple[str, ...]:
+    """Return what will be skipped on this machine, each with its reason."""
+    found = [
+        f"bench with {n} threads: only {machine.cores} cores may be used"
+        for n in BenchRecipe().threads
+        if n > machine.cores
+    ]
+    if not lite.works:
+        found.append(f"every .ptl artifact in bench: {lite.detail}")
+    return tuple(found)
+
+
+def _kernels(machine: MachineRecord) -> str:
+    if machine.ort_mode == "precise":
+        return (
+            "no VNNI: ONNX Runtime's default INT8 kernels would saturate, so its precise mode is "
+            "used; INT8 gains no speed here"
+        )
+    if machine.vnni:
+        return "VNNI: ONNX Runtime's INT8 products are exact in its default mode"
+    if "i8mm" in machine.isa or "asimddp" in machine.isa:
+        return "8-bit dot products (asimddp): INT8 kernels can use them"
+    return "no 8-bit dot products (asimddp): INT8 gains less speed than on newer ARM cores"
+
+
+def _source(name: str) -> SourceHealth:
+    packages, needs = _SOURCES[name]
+    lacking = missing(packages)
+    detail = needs if not lacking else f"{', '.join(lacking)} not installed"
+    return SourceHealth(source=name, available=not lacking, detail=detail)
+
+
+def _ask(command: list[str]) -> tuple[bool, str]:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {TIMEOUT_SECONDS} s"
+    if done.returncode < 0:
+        return False, f"killed by {signal.Signals(-done.returncode).name} (an unsupported CPU?)"
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    return done.returncode == 0, lines[-1] if lines else f"exit code {done.returncode}"

@@ -86,6 +86,16 @@ class Checkpoints:
             raise RecordError(f"checkpoint {self.folder / record.file}: {error}") from error
         return record.epochs
 
+    def usable(self) -> bool:
+        """Say whether there is a checkpoint of this very training, whole."""
+        try:
+            record = codec.read(self.folder / POINTER_NAME, CheckpointRecord)
+        except RecordError:
+            return False
+        path = self.folder / record.file
+        whole = path.is_file() and sha256_file(path) == record.sha256
+        return whole and record.identity == self.identity
+
     def clear(self) -> None:
         """Remove every checkpoint; the pointer goes first."""
         (self.folder / POINTER_NAME).unlink(missing_ok=True)

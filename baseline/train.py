@@ -18,7 +18,7 @@ from baseline.fit import fit
 from baseline.model import build_model, check_forward, count_parameters
 from baseline.weights import save_weights
 from records import codec, files
-from records.errors import ModelError, OverwriteError, RecipeError
+from records.errors import ModelError, OverwriteError, RecipeError, RecordError
 from records.hashing import sha256_file, sha256_record
 from records.manifest import Preprocessing
 from records.progress import Progress, silent
@@ -49,6 +49,7 @@ def train(
     folder: Path,
     *,
     resume: bool,
+    replace: bool = False,
     progress: Progress = silent,
 ) -> TrainingRecord:
     """Train the recipe's network and write ``model.safetensors`` and ``training.json``.
@@ -61,14 +62,17 @@ def train(
         folder: made when missing.
         resume: go on from the last checkpoint; start anew where there is none; return the record
             at once where the same training is already done.
+        replace: remove what cannot be gone on with (another recipe's, damaged, or, without
+            ``resume``, anything) instead of refusing.
         progress: called once a step.
 
     Returns:
         The record that was written.
 
     Raises:
-        OverwriteError: there are results and ``resume`` is false.
-        RecipeError: ``resume``, but what is there came from another recipe or other data.
+        OverwriteError: there are results, and neither ``resume`` nor ``replace``.
+        RecipeError: ``resume``, but what is there came from another recipe or other data, and
+            ``replace`` is false.
         ModelError: the network cannot be built, does not fit the images, or diverged.
         DataError: too few training images.
         RecordError: a checkpoint or record is damaged.
@@ -78,7 +82,9 @@ def train(
     checkpoints = Checkpoints(folder, job.identity)
     if folder.is_dir():
         files.remove_partials(folder)
-    if not resume:
+    if replace:
+        _remove_leftovers(job, checkpoints, keep_usable=resume)
+    elif not resume:
         _refuse_leftovers(folder)
     done = _finished(job)
     record = done or _train(job, checkpoints, progress)
@@ -146,6 +152,19 @@ def _refuse_leftovers(folder: Path) -> None:
                 f"{folder / name} is already there; go on with --resume, or remove it or choose "
                 "another folder"
             )
+
+
+def _remove_leftovers(job: _Job, checkpoints: Checkpoints, *, keep_usable: bool) -> None:
+    if not (keep_usable and checkpoints.usable()):
+        checkpoints.clear()
+    try:
+        keep = keep_usable and _finished(job) is not None
+    except (RecipeError, RecordError, ModelError):
+        keep = False
+    if not keep:
+        # The record first: without it the weights count for nothing.
+        (job.folder / RECORD_NAME).unlink(missing_ok=True)
+        (job.folder / WEIGHTS_NAME).unlink(missing_ok=True)
 
 
 def _finished(job: _Job) -> TrainingRecord | None:

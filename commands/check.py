@@ -28,7 +28,13 @@ _COLUMNS = ("max LSB", "identical", "≤ 1 LSB", "SQNR, dB", "top-1", "agreement
     type=click.Path(path_type=Path, dir_okay=False),
     help="The record  [default: check.json beside the bundle's folder]",
 )
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Threads of every runtime.",
+)
 @force_option
 @json_option
 def command(

@@ -19,8 +19,13 @@ import msgspec
 
 from export.bundle_errors import ManifestError, SealError
 from export.bundle_files import read_listed_file, read_plain_file, refuse_other_entries
+from export.file_kind import refuse_disguise
+from export.json_graph_scan import scan_json_graph
+from export.lite_scan import scan_lite
 from export.manifest_rules import check_manifest
 from export.manifest_seal import bundle_id_of, seal
+from export.onnx_scan import scan_onnx
+from export.safetensors_scan import scan_safetensors
 from records import codec
 from records.errors import BundleError, RecordError
 from records.manifest import MANIFEST_NAME, Artifact, Manifest, Precision
@@ -90,8 +95,21 @@ def load_bundle(folder: Path) -> Bundle:
     check_manifest(manifest)
     refuse_other_entries(folder, [MANIFEST_NAME, *(a.file for a in manifest.artifacts)])
     for artifact in manifest.artifacts:
-        read_listed_file(folder / artifact.file, artifact)
+        path = folder / artifact.file
+        _scan(read_listed_file(path, artifact), artifact, manifest, str(path))
     return Bundle(folder=folder, manifest=manifest)
+
+
+def _scan(data: bytes, artifact: Artifact, manifest: Manifest, where: str) -> None:
+    refuse_disguise(data, artifact.format, where)
+    if artifact.format == "onnx":
+        scan_onnx(data, artifact, manifest.wire, where)
+    elif artifact.format == "torchscript-lite":
+        scan_lite(data, artifact, where)
+    elif artifact.format == "safetensors":
+        scan_safetensors(data, where)
+    else:
+        scan_json_graph(data, where)
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -140,7 +140,7 @@ def _quantized_halves(model: nn.Module, recipe: Recipe, splits: ImageSplits, spl
     if len(images) == 0:
         raise ExportError("the calibration set is empty; set [data] calibration in the recipe")
     native = preprocess(images, preprocessing_of(recipe, splits.record.native_size))
-    batches = torch.from_numpy(native).split(CALIBRATION_BATCH)
+    batches = torch.split(torch.from_numpy(native), CALIBRATION_BATCH)
     quantized = quantize_edge(halves.edge, batches, recipe.export)
     return _Halves(
         split=halves,

@@ -44,7 +44,7 @@ def results_of(run: RunRecords) -> Results:
         recipe=first.recipe.name,
         data=first.data.source.partition(":")[0],
         machine=machines[0] if machines else None,
-        whole_network_top1=None if training is None else training.top1.estimate,
+        whole_network_top1=None if training is None else training.victim_accuracy.top1,
         versions={name: first.versions[name] for name in _VERSIONS if name in first.versions},
         splits=tuple(_split(s, s.manifest) for s in run.splits if s.manifest is not None),
     )

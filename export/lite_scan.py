@@ -1,7 +1,8 @@
 """Static scan of a TorchScript Lite file: its archive, its pickles, its bytecode, its weights.
 
-Nothing is unpickled: every pickle is walked opcode by opcode (`export.pickle_walk`), and only
-names that ``torch`` itself writes for an edge may appear in it.
+Source code and debug tables, which torch saves and the Lite interpreter does not need, are left out
+by ``export.torchscript`` and refused here. Nothing is unpickled: every pickle is walked opcode by
+opcode (`export.pickle_walk`), and only names that torch itself writes for an edge may appear.
 """
 
 from __future__ import annotations
@@ -84,8 +85,6 @@ _OBJECT = AllowList(
     call=_CALLS.__contains__,
     make=lambda text: _MODULE.fullmatch(text) is not None or _DATA.make(text),
 )
-_INT_LIST = "torch.jit._pickle build_intlist"
-_DEBUG = AllowList(name=_INT_LIST.__eq__, call=_INT_LIST.__eq__, make=lambda _: False)
 
 _PICKLES: dict[str, AllowList] = {
     "data.pkl": _OBJECT,
@@ -93,8 +92,6 @@ _PICKLES: dict[str, AllowList] = {
     "bytecode.pkl": _DATA,
 }
 _STORAGE = re.compile(r"(?:data|constants|bytecode)/\d{1,6}\.storage")
-_CODE = re.compile(r"code/__torch__(?:/\w+)*\.py", re.ASCII)
-_DEBUG_PICKLE = re.compile(_CODE.pattern + r"\.debug_pkl", re.ASCII)
 _PLAIN = frozenset({"version", "byteorder", ".data/serialization_id"})
 
 
@@ -117,7 +114,7 @@ def scan_lite(data: bytes, artifact: Artifact, where: str) -> None:
     try:
         members = _without_top_folder(read_members(data))
         _check_members(members)
-        walked = {name: _walk(name, members[name]) for name in members if name.endswith("pkl")}
+        walked = {name: _walk(name, members[name]) for name in _PICKLES}
         _check_version(walked["bytecode.pkl"], artifact, where)
         check_bytecode(walked["bytecode.pkl"].value, artifact.bytecode_version)
         for name, found in walked.items():
@@ -152,11 +149,7 @@ def _without_top_folder(members: dict[str, memoryview]) -> dict[str, memoryview]
 
 def _check_members(members: dict[str, memoryview]) -> None:
     for name in members:
-        if not (
-            name in _PICKLES
-            or name in _PLAIN
-            or any(p.fullmatch(name) for p in (_STORAGE, _CODE, _DEBUG_PICKLE))
-        ):
+        if not (name in _PICKLES or name in _PLAIN or _STORAGE.fullmatch(name)):
             raise ArchiveError(f"member {name!r} is none of TorchScript Lite")
     for name in (*_PICKLES, "version"):
         if name not in members:
@@ -167,7 +160,7 @@ def _check_members(members: dict[str, memoryview]) -> None:
 
 def _walk(name: str, content: memoryview) -> Walked:
     try:
-        return walk(bytes(content), _PICKLES.get(name, _DEBUG))
+        return walk(bytes(content), _PICKLES[name])
     except PickleError as error:
         raise type(error)(f"in {name}, {error}") from error
 

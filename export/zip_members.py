@@ -1,9 +1,10 @@
-"""A strict reader of zip archives: one way to read them, sizes known before anything is unpacked.
+"""A strict reader of uncompressed zip archives: one way to read them, and nothing to unpack.
 
 Two readers of one archive may disagree (data before it, a comment, a directory that is found by
 searching, local headers with other names than the directory's): what was scanned would then not
-be what is loaded. Everything that leaves room for that is refused. The format: PKWARE APPNOTE 6.3,
-sections 4.3.7 (local header), 4.3.12 (directory), 4.3.14 to 4.3.16 (its end, zip64).
+be what is loaded. Everything that leaves room for that is refused. So is compression, which
+``export.torchscript`` never uses: an archive cannot be larger than its file. The format: PKWARE
+APPNOTE 6.3, sections 4.3.7 (local header), 4.3.12 (directory), 4.3.14 to 4.3.16 (its end, zip64).
 """
 
 from __future__ import annotations
@@ -13,15 +14,13 @@ import zlib
 from dataclasses import dataclass
 
 MAX_MEMBERS = 20_000
-MAX_COMPRESSED_MEMBER = 16 << 20
-MAX_UNPACKED = 64 << 20
 
 _END = struct.Struct("<4s4H2LH")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR64 = struct.Struct("<4sLQL")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
-_STORED, _DEFLATED = 0, 8
+_STORED = 0
 #: Bit 3: sizes follow the data; bit 11: names are UTF-8. Encryption and patches are other bits.
 _ALLOWED_FLAGS = 0x0808
 
@@ -33,30 +32,25 @@ class ArchiveError(ValueError):
 @dataclass(frozen=True)
 class _Entry:
     name: str
-    method: int
     crc: int
-    packed: int
     size: int
     offset: int
 
 
 def read_members(data: bytes) -> dict[str, memoryview]:
-    """Return every member of an archive, unpacked and its CRC verified.
+    """Return every member of an archive, its CRC verified.
 
     Args:
         data: the whole archive.
 
     Returns:
-        Member name → bytes, in the archive's order; stored members are views, not copies.
+        Member name → bytes, in the archive's order; views, not copies.
 
     Raises:
-        ArchiveError: malformed, ambiguous, encrypted, a bomb, or a name given twice.
+        ArchiveError: malformed, ambiguous, encrypted, compressed, or a name given twice.
     """
     start, count, end = _directory(data)
     entries = _entries(data, start, count, end)
-    unpacked = sum(entry.size for entry in entries if entry.method == _DEFLATED)
-    if unpacked > MAX_UNPACKED:
-        raise ArchiveError(f"it would unpack to {unpacked} bytes, over {MAX_UNPACKED}")
     members: dict[str, memoryview] = {}
     position = 0
     for entry in entries:
@@ -65,10 +59,13 @@ def read_members(data: bytes) -> dict[str, memoryview]:
         if entry.offset < position:
             raise ArchiveError(f"member {entry.name!r} overlaps the one before it")
         first = _data_start(data, entry)
-        position = first + entry.packed
+        position = first + entry.size
         if position > start:
             raise ArchiveError(f"member {entry.name!r} goes beyond the members' end")
-        members[entry.name] = _unpack(memoryview(data)[first:position], entry)
+        content = memoryview(data)[first:position]
+        if zlib.crc32(content) != entry.crc:
+            raise ArchiveError(f"member {entry.name!r} has another CRC")
+        members[entry.name] = content
     return members
 
 
@@ -128,7 +125,7 @@ def _entries(data: bytes, start: int, count: int, end: int) -> list[_Entry]:
         if signature != b"PK\x01\x02" or comment_length or disk or position > end:
             raise ArchiveError("its directory is malformed")
         _check_member(name, flags, method, packed, size)
-        entries.append(_Entry(name, method, crc, packed, size, offset))
+        entries.append(_Entry(name, crc, size, offset))
     if position != end:
         raise ArchiveError("its directory has more than its members")
     return entries
@@ -137,10 +134,8 @@ def _entries(data: bytes, start: int, count: int, end: int) -> list[_Entry]:
 def _check_member(name: str, flags: int, method: int, packed: int, size: int) -> None:
     if flags & ~_ALLOWED_FLAGS:
         raise ArchiveError(f"member {name!r} is encrypted or of an unknown kind")
-    if method not in (_STORED, _DEFLATED) or (method == _STORED and packed != size):
-        raise ArchiveError(f"member {name!r} is packed by method {method}")
-    if method == _DEFLATED and size > MAX_COMPRESSED_MEMBER:
-        raise ArchiveError(f"member {name!r} would unpack to {size} bytes")
+    if method != _STORED or packed != size:
+        raise ArchiveError(f"member {name!r} is compressed, which no edge file is")
 
 
 def _name(raw: bytes) -> str:
@@ -157,25 +152,7 @@ def _data_start(data: bytes, entry: _Entry) -> int:
     signature, _, _, method, _, _, _, _, _, name_length, extra_length = fields
     first = entry.offset + _LOCAL.size
     name = data[first : first + name_length]
-    if signature != b"PK\x03\x04" or method != entry.method or name != entry.name.encode():
+    if signature != b"PK\x03\x04" or method != _STORED or name != entry.name.encode():
         raise ArchiveError(f"member {entry.name!r} is another one in its own header")
     after: int = first + name_length + extra_length
     return after
-
-
-def _unpack(packed: memoryview, entry: _Entry) -> memoryview:
-    content = packed if entry.method == _STORED else memoryview(_inflate(packed, entry))
-    if zlib.crc32(content) != entry.crc:
-        raise ArchiveError(f"member {entry.name!r} has another CRC")
-    return content
-
-
-def _inflate(packed: memoryview, entry: _Entry) -> bytes:
-    engine = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        content = engine.decompress(packed, entry.size + 1)
-    except zlib.error as error:
-        raise ArchiveError(f"member {entry.name!r} does not unpack: {error}") from error
-    if len(content) != entry.size or not engine.eof or engine.unused_data:
-        raise ArchiveError(f"member {entry.name!r} does not unpack to {entry.size} bytes")
-    return content

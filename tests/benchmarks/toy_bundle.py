@@ -110,9 +110,9 @@ def _model(precision: str, kind: str, image: Any, boundary: Any, repeats: int) -
     rng = np.random.default_rng(0)
     weight = rng.normal(0, 0.2, (CHANNELS, 3, 3, 3)).astype(np.float32)
     again = rng.normal(0, 0.1, (CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
-    initializers = [numpy_helper.from_array(np.float32(s), n) for n, s in _SCALES.items()]
-    initializers.append(numpy_helper.from_array(np.uint8(0), "zero"))
-    initializers.append(numpy_helper.from_array(np.int8(0), "weight_zero"))
+    initializers = [numpy_helper.from_array(np.array(s), n) for n, s in _SCALES.items()]
+    initializers.append(numpy_helper.from_array(np.array(0, np.uint8), "zero"))
+    initializers.append(numpy_helper.from_array(np.array(0, np.int8), "weight_zero"))
     nodes: list[Any] = []
     tensor = "input"
     for i in range(repeats):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import operator
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class QuantizedEdge:
     ``wire``: the same graph, ending at the uint8 tensor (N, …) that is really sent;
     ``float32(wire_scale) · (wire − wire_zero_point)`` is ``float_boundary`` bit for bit.
     ``qparams``: of every quantized activation, by node name, in graph order.
-    ``float_nodes``: every computing node that stays float (quantize and dequantize do not compute).
+    ``float_nodes``: every computing node that stays float; quantize, dequantize and taking a part
+    of a tuple do not compute.
     """
 
     float_boundary: fx.GraphModule
@@ -249,6 +251,7 @@ def _float_nodes(module: fx.GraphModule, values: dict[str, Any]) -> tuple[str, .
         node.name
         for node in module.graph.nodes
         if node.op.startswith("call_")
+        and node.target is not operator.getitem
         and not _is_dequantize(node)
         and _holds_float_tensor(values[node.name])
     )

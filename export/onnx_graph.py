@@ -1,0 +1,123 @@
+"""Building a small ONNX graph, and serializing a model to the same bytes every time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from records.errors import ExportError
+
+PRODUCER = "edgeveil"
+#: Name of the dynamic batch axis in every model that edgeveil writes.
+BATCH_AXIS = "N"
+
+
+class OnnxGraph:
+    """Nodes and initializers in the order in which they are added, every name used once."""
+
+    def __init__(self, reserved: tuple[str, ...]) -> None:
+        """Start empty; ``reserved`` names are left for the graph's ends."""
+        self._taken = set(reserved)
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: list[onnx.TensorProto] = []
+
+    def unused(self, name: str) -> str:
+        """Reserve and return ``name``, or the first free ``name_2``, ``name_3`` …."""
+        chosen, count = name, 1
+        while chosen in self._taken:
+            count += 1
+            chosen = f"{name}_{count}"
+        self._taken.add(chosen)
+        return chosen
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Store an array as an initializer and return its name."""
+        chosen = self.unused(name)
+        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), chosen))
+        return chosen
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Add a node with one output and return the output's name; empty inputs are omitted."""
+        return self.nodes(kind, inputs, [output], **attributes)[0]
+
+    def nodes(
+        self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any
+    ) -> list[str]:
+        """Add a node with several outputs and return their names."""
+        chosen = [self.unused(name) for name in outputs]
+        self._nodes.append(
+            helper.make_node(kind, inputs, chosen, name=f"{kind}/{chosen[0]}", **attributes)
+        )
+        return chosen
+
+    def rename(self, old: str, new: str) -> None:
+        """Give the tensor ``old`` the reserved name ``new`` wherever it is made or read."""
+        for node in self._nodes:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name == old:
+                        names[index] = new
+
+    def model(
+        self, source: onnx.ValueInfoProto, result: onnx.ValueInfoProto, *, opset: int
+    ) -> onnx.ModelProto:
+        """Return the model with one input and one output, not yet checked."""
+        graph = helper.make_graph(
+            self._nodes, "main_graph", [source], [result], initializer=self._initializers
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def batched(name: str, element_type: int, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    """Return the description of a graph end (N, *shape) with a dynamic batch axis."""
+    return helper.make_tensor_value_info(name, element_type, [BATCH_AXIS, *shape])
+
+
+def model_bytes(model: onnx.ModelProto, name: str) -> bytes:
+    """Check a model and serialize it with nothing in it that depends on where or when it was made.
+
+    Doc strings, metadata and stack traces are dropped, so that no path of this machine leaks; the
+    IR version is the oldest that the opset allows, for older runtimes.
+
+    Args:
+        model: is stripped in place.
+        name: the file that it is for, for errors.
+
+    Returns:
+        The content of the ``.onnx`` file.
+
+    Raises:
+        ExportError: the model is not valid ONNX.
+    """
+    _strip(model)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{name} would not be valid ONNX: {error}") from error
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    for part in _parts(model.graph):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
+    for field in ("doc_string", "metadata_props", "producer_version", "domain", "model_version"):
+        model.ClearField(field)
+    model.producer_name = PRODUCER
+    model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
+
+
+def _parts(graph: onnx.GraphProto) -> list[Any]:
+    """Return a graph and everything in it that can carry a doc string or metadata."""
+    parts: list[Any] = [graph, *graph.node, *graph.initializer]
+    parts += [*graph.input, *graph.output, *graph.value_info]
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+                parts += _parts(inner)
+    return parts

@@ -1,0 +1,225 @@
+"""QDQ ONNX of the operators with weights: convolutions, linear layers, normalizations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.ao.nn import intrinsic, quantized
+
+from export.onnx_qdq_pointwise import put_rectified
+from export.onnx_qdq_writer import Call, OperatorWriter, QdqWriter, refuse
+
+
+def _convolution(writer: QdqWriter, call: Call) -> None:
+    """Quantized convolution: DQ(x), DQ(int8 w), DQ(int32 b) → Conv → Q."""
+    packed = _packed(writer, call)
+    if call.get("padding_mode", None, "zeros") not in (None, "zeros"):
+        refuse(call.node, "only zero padding is written")
+    weight, bias = packed.unpack()
+    inputs = [writer.real(call.source), *_weights(writer, call, weight, bias)]
+    attributes = _geometry(packed.stride(), packed.padding(), packed.dilation(), packed.groups())
+    attributes["kernel_shape"] = list(weight.shape[2:])
+    put_rectified(writer, call, writer.inner(call, "Conv", inputs, **attributes), _has_relu(call))
+
+
+def _transposed_convolution(writer: QdqWriter, call: Call) -> None:
+    packed = _packed(writer, call)
+    weight, bias = packed.unpack()
+    if weight.qscheme() != torch.per_tensor_affine:
+        refuse(call.node, "a transposed convolution needs one scale for its whole weight")
+    inputs = [writer.real(call.source), *_weights(writer, call, weight, bias)]
+    attributes = _geometry(packed.stride(), packed.padding(), packed.dilation(), packed.groups())
+    attributes["kernel_shape"] = list(weight.shape[2:])
+    attributes["output_padding"] = list(packed.output_padding())
+    writer.operate(call, "ConvTranspose", inputs, **attributes)
+
+
+def _float_convolution(writer: QdqWriter, call: Call) -> None:
+    module = call.module
+    if not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros":
+        refuse(call.node, "only zero padding is written")
+    if isinstance(module.padding, str):
+        refuse(call.node, f"padding {module.padding!r} by name is not written")
+    inputs = [writer.real(call.source), *_float_weights(writer, call, module.weight, module.bias)]
+    attributes = _geometry(module.stride, module.padding, module.dilation, module.groups)
+    attributes["kernel_shape"] = list(module.kernel_size)
+    writer.operate(call, "Conv", inputs, **attributes)
+
+
+def _linear(writer: QdqWriter, call: Call) -> None:
+    """Quantized linear layer: Gemm for (N, features), MatMul and Add for more axes."""
+    if call.module is not None:
+        weight, bias = call.get("weight")(), call.get("bias")()
+    else:
+        weight, bias = torch.ops.quantized.linear_unpack(writer.value(_node(call, 1)))
+    names = _weights(writer, call, weight, bias)
+    put_rectified(writer, call, _product(writer, call, names), _has_relu(call))
+
+
+def _float_linear(writer: QdqWriter, call: Call) -> None:
+    names = _float_weights(writer, call, call.get("weight"), call.get("bias"))
+    writer.put_real(call.node, _product(writer, call, names))
+
+
+def _product(writer: QdqWriter, call: Call, weights: list[str]) -> str:
+    source = writer.real(call.source)
+    if len(writer.shape(call.source)) == 1:
+        return writer.inner(call, "Gemm", [source, *weights], transB=1)
+    turned = writer.inner(call, "Transpose", [weights[0]], perm=[1, 0])
+    product = writer.inner(call, "MatMul", [source, turned])
+    return writer.inner(call, "Add", [product, *weights[1:]]) if weights[1:] else product
+
+
+def _batch_norm(writer: QdqWriter, call: Call) -> None:
+    names = ("weight", "bias", "running_mean", "running_var")
+    arrays = [call.get(name) for name in names]
+    if call.module is None or any(array is None for array in arrays):
+        refuse(call.node, "a batch normalization needs weight, bias, mean and variance")
+    stored = [
+        writer.graph.constant(f"{call.node.name}_{name}", _array(array))
+        for name, array in zip(names, arrays, strict=True)
+    ]
+    inputs = [writer.real(call.source), *stored]
+    result = writer.inner(call, "BatchNormalization", inputs, epsilon=float(call.get("eps")))
+    put_rectified(writer, call, result, _has_relu(call))
+
+
+def _layer_norm(writer: QdqWriter, call: Call) -> None:
+    if call.module is None or call.get("weight") is None:
+        refuse(call.node, "a layer normalization needs its own weight")
+    weights = _float_weights(writer, call, call.get("weight"), call.get("bias"))
+    axis = -len(call.get("normalized_shape"))
+    inputs = [writer.real(call.source), *weights]
+    epsilon = float(call.get("eps"))
+    writer.operate(call, "LayerNormalization", inputs, axis=axis, epsilon=epsilon)
+
+
+def _weights(writer: QdqWriter, call: Call, weight: Tensor, bias: Tensor | None) -> list[str]:
+    """Store a weight as int8 and a bias as int32 behind DequantizeLinear nodes."""
+    scales, per_channel = _weight_scales(call, weight)
+    names = [_dequantized_weight(writer, call, weight, scales, per_channel=per_channel)]
+    if bias is not None:
+        names.append(_dequantized_bias(writer, call, bias, scales, per_channel=per_channel))
+    return names
+
+
+def _weight_scales(call: Call, weight: Tensor) -> tuple[Tensor, bool]:
+    """Return a weight's scales, float64, and whether there is one for each output channel."""
+    if weight.dtype != torch.qint8:
+        refuse(call.node, f"its weight is {weight.dtype}, not qint8")
+    if weight.qscheme() == torch.per_tensor_affine:
+        scales = torch.tensor(weight.q_scale(), dtype=torch.float64)
+        points = torch.tensor(weight.q_zero_point())
+    elif weight.qscheme() == torch.per_channel_affine and weight.q_per_channel_axis() == 0:
+        scales = weight.q_per_channel_scales().double()
+        points = weight.q_per_channel_zero_points()
+    else:
+        refuse(call.node, f"its weight is {weight.qscheme()}, not per tensor or output channel")
+    if bool((points != 0).any()):
+        refuse(call.node, "its weight has a zero point other than 0")
+    # 1.2e-38: the smallest float32 that no runtime flushes to zero.
+    usable = torch.isfinite(scales) & (scales >= torch.finfo(torch.float32).tiny)
+    if not bool(usable.all()):
+        refuse(call.node, "a scale of its weight is no positive float32 number")
+    return scales, weight.qscheme() == torch.per_channel_affine
+
+
+def _dequantized_weight(
+    writer: QdqWriter, call: Call, weight: Tensor, scales: Tensor, *, per_channel: bool
+) -> str:
+    name = f"{call.node.name}_weight"
+    stored = writer.graph.constant(f"{name}_int8", _array(weight.int_repr(), np.int8))
+    scale = writer.graph.constant(f"{name}_scale", _array(scales))
+    zeros = np.zeros(tuple(scales.shape), np.int8)
+    zero_point = writer.graph.constant(f"{name}_zero_point", zeros)
+    axis = {"axis": 0} if per_channel else {}
+    return writer.graph.node("DequantizeLinear", [stored, scale, zero_point], name, **axis)
+
+
+def _dequantized_bias(
+    writer: QdqWriter, call: Call, bias: Tensor, scales: Tensor, *, per_channel: bool
+) -> str:
+    """Store a bias in units of input scale times weight scale, rounded as torch's QNNPACK does.
+
+    Source: ``QuantizeBias`` in ATen/native/quantized/cpu/QuantUtils.h, PyTorch.
+    """
+    name = f"{call.node.name}_bias"
+    units = scales * writer.quantization(call.source)[0]
+    floats = bias.detach().float()
+    if per_channel:
+        zeros = torch.zeros(len(units), dtype=torch.int64)
+        rounded = torch.quantize_per_channel(floats, units, zeros, 0, torch.qint32)
+    else:
+        rounded = torch.quantize_per_tensor(floats, float(units), 0, torch.qint32)
+    stored = writer.graph.constant(f"{name}_int32", _array(rounded.int_repr(), np.int32))
+    scale = writer.graph.constant(f"{name}_scale", _array(units))
+    axis = {"axis": 0} if per_channel else {}
+    return writer.graph.node("DequantizeLinear", [stored, scale], name, **axis)
+
+
+def _float_weights(writer: QdqWriter, call: Call, weight: Tensor, bias: Tensor | None) -> list[str]:
+    named = {"weight": weight, "bias": bias}
+    return [
+        writer.graph.constant(f"{call.node.name}_{name}", _array(tensor))
+        for name, tensor in named.items()
+        if tensor is not None
+    ]
+
+
+def _packed(writer: QdqWriter, call: Call) -> Any:
+    """Return the packed weights of a quantized convolution, from its module or its argument."""
+    if call.module is not None:
+        return call.get("_packed_params")
+    return writer.value(_node(call, 1))
+
+
+def _node(call: Call, position: int) -> Any:
+    return call.node.args[position]
+
+
+def _has_relu(call: Call) -> bool:
+    return isinstance(call.module, _RECTIFYING_MODULES) or call.node.target in _RECTIFYING
+
+
+def _geometry(stride: Any, padding: Any, dilation: Any, groups: int) -> dict[str, Any]:
+    return {
+        "strides": [int(s) for s in stride],
+        "pads": [int(p) for p in padding] * 2,
+        "dilations": [int(d) for d in dilation],
+        "group": int(groups),
+    }
+
+
+def _array(tensor: Tensor, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(tensor.detach().numpy().astype(dtype))
+
+
+_RECTIFYING_MODULES = (
+    intrinsic.quantized.ConvReLU2d,
+    intrinsic.quantized.LinearReLU,
+    intrinsic.quantized.BNReLU2d,
+)
+_RECTIFYING = (torch.ops.quantized.conv2d_relu, torch.ops.quantized.linear_relu)
+
+LAYERS: dict[object, OperatorWriter] = {
+    quantized.Conv2d: _convolution,
+    intrinsic.quantized.ConvReLU2d: _convolution,
+    torch.ops.quantized.conv2d: _convolution,
+    torch.ops.quantized.conv2d_relu: _convolution,
+    quantized.ConvTranspose2d: _transposed_convolution,
+    nn.Conv2d: _float_convolution,
+    quantized.Linear: _linear,
+    intrinsic.quantized.LinearReLU: _linear,
+    torch.ops.quantized.linear: _linear,
+    torch.ops.quantized.linear_relu: _linear,
+    nn.Linear: _float_linear,
+    quantized.BatchNorm2d: _batch_norm,
+    intrinsic.quantized.BNReLU2d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    quantized.LayerNorm: _layer_norm,
+    nn.LayerNorm: _layer_norm,
+}

@@ -1,0 +1,203 @@
+"""QDQ ONNX of the operators that act on each value: activations, clamps, sums, products."""
+
+from __future__ import annotations
+
+import math
+import operator
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.ao.nn import quantized
+from torch.nn import functional
+
+from export.onnx_qdq_writer import Call, OperatorWriter, QdqWriter, refuse
+
+_UINT8 = (0, 255)
+
+
+def put_rectified(writer: QdqWriter, call: Call, result: str, rectified: bool) -> None:
+    """Quantize a float32 result, with the ReLU that FX fused into the operator.
+
+    Rounding is monotone, so ``quantize(max(x, 0)) = max(quantize(x), zero_point)``: the ReLU is a
+    clamp of the stored integers, and no node at all where the zero point is 0. The operator then
+    stands directly before its QuantizeLinear, which is what runtimes fuse.
+    """
+    node = call.node
+    if not rectified:
+        writer.put_real(node, result)
+        return
+    if not writer.is_quantized(node):
+        writer.put_real(node, writer.inner(call, "Relu", [result]))
+        return
+    zero_point = writer.quantization(node)[1]
+    writer.put_real(node, result)
+    if zero_point > 0:
+        writer.put_either(node, _clip(writer, node, zero_point, None, node), node)
+
+
+def _clip(
+    writer: QdqWriter, node: fx.Node, lower: float | None, upper: float | None, source: fx.Node
+) -> str:
+    """Clamp the stored integers, or the floats, of ``source``."""
+    dtype = np.uint8 if writer.is_quantized(source) else np.float32
+    inputs = [writer.either(source)]
+    for name, bound in (("lower", lower), ("upper", upper)):
+        given = bound is not None
+        array = np.asarray(bound if given else 0, dtype)
+        inputs.append(writer.graph.constant(f"{node.name}_{name}", array) if given else "")
+    while not inputs[-1]:
+        inputs.pop()
+    return writer.graph.node("Clip", inputs, f"{node.name}_clamped")
+
+
+def _clamp(writer: QdqWriter, call: Call, lower: float | None, upper: float | None) -> None:
+    """Clamp to real bounds; the stored integers of a quantized tensor, exactly as torch does."""
+    node, source = call.node, call.source
+    if not writer.is_quantized(node):
+        writer.put_real(node, _clip(writer, node, lower, upper, source))
+        return
+    lowest, highest = (_quantized_bound(writer, source, bound) for bound in (lower, upper))
+    lowest = None if lowest == _UINT8[0] else lowest
+    highest = None if highest == _UINT8[1] else highest
+    if lowest is None and highest is None:
+        writer.put_either(node, writer.stored(source), source)
+        return
+    writer.put_either(node, _clip(writer, node, lowest, highest, source), source)
+
+
+def _quantized_bound(writer: QdqWriter, source: fx.Node, bound: float | None) -> int | None:
+    if bound is None:
+        return None
+    scale, zero_point = writer.quantization(source)
+    stored = torch.quantize_per_tensor(torch.tensor([bound]), scale, zero_point, torch.quint8)
+    return int(stored.int_repr())
+
+
+def _relu(writer: QdqWriter, call: Call) -> None:
+    _clamp(writer, call, 0.0, None)
+
+
+def _relu6(writer: QdqWriter, call: Call) -> None:
+    _clamp(writer, call, 0.0, 6.0)
+
+
+def _hardtanh(writer: QdqWriter, call: Call) -> None:
+    _clamp(writer, call, _number(call, "min_val", 1, -1.0), _number(call, "max_val", 2, 1.0))
+
+
+def _clamp_method(writer: QdqWriter, call: Call) -> None:
+    _clamp(writer, call, _number(call, "min", 1, None), _number(call, "max", 2, None))
+
+
+def _number(call: Call, name: str, position: int, default: float | None) -> float | None:
+    found = call.get(name, position, default)
+    if found is None:
+        return None
+    if not isinstance(found, int | float) or not math.isfinite(found):
+        refuse(call.node, f"{name} = {found!r} is no finite number")
+    return float(found)
+
+
+def _hardswish(writer: QdqWriter, call: Call) -> None:
+    writer.operate(call, "HardSwish", [writer.real(call.source)])
+
+
+def _hardsigmoid(writer: QdqWriter, call: Call) -> None:
+    writer.operate(call, "HardSigmoid", [writer.real(call.source)], alpha=1 / 6, beta=0.5)
+
+
+def _sigmoid(writer: QdqWriter, call: Call) -> None:
+    writer.operate(call, "Sigmoid", [writer.real(call.source)])
+
+
+def _tanh(writer: QdqWriter, call: Call) -> None:
+    writer.operate(call, "Tanh", [writer.real(call.source)])
+
+
+def _elu(writer: QdqWriter, call: Call) -> None:
+    # torch.ops.quantized.elu has the output's scale and zero point before alpha.
+    position = 3 if call.node.target is torch.ops.quantized.elu else 1
+    alpha = _number(call, "alpha", position, 1.0)
+    writer.operate(call, "Elu", [writer.real(call.source)], alpha=alpha)
+
+
+def _leaky_relu(writer: QdqWriter, call: Call) -> None:
+    alpha = _number(call, "negative_slope", 1, 0.01)
+    writer.operate(call, "LeakyRelu", [writer.real(call.source)], alpha=alpha)
+
+
+def _silu(writer: QdqWriter, call: Call) -> None:
+    source = writer.real(call.source)
+    writer.operate(call, "Mul", [source, writer.inner(call, "Sigmoid", [source])])
+
+
+def _gelu(writer: QdqWriter, call: Call) -> None:
+    """Write x/2 · (1 + erf(x/√2)); ONNX has the operator itself from opset 20 on."""
+    if call.get("approximate", None, "none") != "none":
+        refuse(call.node, "only the exact GELU is written")
+    source = writer.real(call.source)
+    scaled = writer.inner(call, "Mul", [source, writer.real(1 / math.sqrt(2))])
+    error = writer.inner(call, "Erf", [scaled])
+    share = writer.inner(call, "Add", [error, writer.real(1.0)])
+    half = writer.inner(call, "Mul", [source, writer.real(0.5)])
+    writer.operate(call, "Mul", [half, share])
+
+
+def _softmax(writer: QdqWriter, call: Call) -> None:
+    axis = call.get("dim", 1)
+    if not isinstance(axis, int) or axis in (0, -len(writer.shape(call.node)) - 1):
+        refuse(call.node, f"a softmax over axis {axis} is not written")
+    writer.operate(call, "Softmax", [writer.real(call.source)], axis=axis)
+
+
+def _binary(kind: str, *, rectified: bool = False) -> OperatorWriter:
+    def write(writer: QdqWriter, call: Call) -> None:
+        if call.node.kwargs:
+            refuse(call.node, f"arguments {sorted(call.node.kwargs)} are not written")
+        inputs = [writer.real(argument) for argument in call.node.args[:2]]
+        put_rectified(writer, call, writer.inner(call, kind, inputs), rectified)
+
+    return write
+
+
+_ADD, _MUL = _binary("Add"), _binary("Mul")
+_SUB, _DIV = _binary("Sub"), _binary("Div")
+
+POINTWISE: dict[object, OperatorWriter] = {
+    **dict.fromkeys((nn.ReLU, functional.relu, torch.relu, "relu", "relu_"), _relu),
+    **dict.fromkeys((nn.ReLU6, quantized.ReLU6, functional.relu6), _relu6),
+    **dict.fromkeys((nn.Hardtanh, functional.hardtanh), _hardtanh),
+    **dict.fromkeys((torch.clamp, "clamp", "clamp_"), _clamp_method),
+    **dict.fromkeys(
+        (nn.Hardswish, quantized.Hardswish, functional.hardswish, torch.ops.quantized.hardswish),
+        _hardswish,
+    ),
+    **dict.fromkeys((nn.Hardsigmoid, functional.hardsigmoid), _hardsigmoid),
+    **dict.fromkeys(
+        (nn.Sigmoid, quantized.Sigmoid, torch.sigmoid, functional.sigmoid, "sigmoid"), _sigmoid
+    ),
+    **dict.fromkeys((nn.Tanh, torch.tanh, functional.tanh, "tanh"), _tanh),
+    **dict.fromkeys((nn.ELU, quantized.ELU, functional.elu, torch.ops.quantized.elu), _elu),
+    **dict.fromkeys(
+        (
+            nn.LeakyReLU,
+            quantized.LeakyReLU,
+            functional.leaky_relu,
+            torch.ops.quantized.leaky_relu,
+        ),
+        _leaky_relu,
+    ),
+    **dict.fromkeys((nn.SiLU, functional.silu), _silu),
+    **dict.fromkeys((nn.GELU, functional.gelu), _gelu),
+    **dict.fromkeys(
+        (nn.Softmax, quantized.Softmax, functional.softmax, torch.softmax, "softmax"), _softmax
+    ),
+    **dict.fromkeys((torch.ops.quantized.add, torch.add, operator.add, "add"), _ADD),
+    **dict.fromkeys((torch.ops.quantized.mul, torch.mul, operator.mul, "mul"), _MUL),
+    **dict.fromkeys((torch.sub, operator.sub, "sub"), _SUB),
+    **dict.fromkeys((torch.div, operator.truediv, "div"), _DIV),
+    torch.ops.quantized.add_relu: _binary("Add", rectified=True),
+    torch.ops.quantized.mul_relu: _binary("Mul", rectified=True),
+    **dict.fromkeys((torch.ops.quantized.matmul, torch.matmul, operator.matmul), _binary("MatMul")),
+}

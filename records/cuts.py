@@ -20,3 +20,14 @@ class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     boundary_shape: tuple[int, ...]
     boundary_bytes_fp32: int
     boundary_bytes_uint8: int
+
+
+class CutList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Every valid cut of a network, in the order of its graph; what ``inspect --json`` prints.
+
+    ``input_shape``: (3, S, S) of one image.
+    """
+
+    model: str
+    input_shape: tuple[int, int, int]
+    cuts: tuple[Cut, ...]

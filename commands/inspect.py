@@ -1,0 +1,90 @@
+"""``edgeveil inspect``: list the valid cuts of a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.export_extra import require_export_extra
+from commands.recipe_options import (
+    image_size_option,
+    json_option,
+    model_option,
+    recipe_option,
+    recipe_with,
+    weights_option,
+)
+
+if TYPE_CHECKING:
+    from records.cuts import CutList
+
+
+@click.command()
+@recipe_option
+@model_option
+@weights_option
+@image_size_option
+@click.option(
+    "--num-classes",
+    type=click.IntRange(1, 1_000_000),
+    default=100,
+    show_default=True,
+    help="Width of the head; it does not move the cuts.",
+)
+@json_option
+def command(
+    recipe_path: Path | None,
+    model: str | None,
+    weights: str | None,
+    image_size: int | None,
+    num_classes: int,
+    as_json: bool,
+) -> None:
+    """List where a network can be cut, and what each cut costs.
+
+    A cut is named by the module that the edge ends with. MACs are multiply-accumulates of one
+    image in convolutions and linear layers; the boundary is what the edge sends.
+    """
+    require_export_extra("inspect", ("torch", "torchvision", "safetensors"))
+    recipe = recipe_with(
+        recipe_path, model={"name": model, "weights": weights, "image_size": image_size}
+    ).model
+    from baseline.model import build_model
+    from baseline.split import list_cuts
+    from records import codec
+    from records.cuts import CutList
+
+    shape = (3, recipe.image_size, recipe.image_size)
+    cuts = CutList(
+        model=recipe.name,
+        input_shape=shape,
+        cuts=list_cuts(build_model(recipe, num_classes), shape),
+    )
+    if as_json:
+        click.echo(codec.encode(cuts).decode(), nl=False)
+    else:
+        _print_table(cuts)
+
+
+def _print_table(cuts: CutList) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    size = "×".join(str(n) for n in cuts.input_shape)
+    table = Table(title=f"{cuts.model}  input {size}  {len(cuts.cuts)} valid cuts")
+    table.add_column("split", no_wrap=True)
+    for column in ("parameters", "MACs", "of all MACs", "boundary", "FP32, bytes", "uint8, bytes"):
+        table.add_column(column, justify="right")
+    for cut in cuts.cuts:
+        table.add_row(
+            cut.name,
+            f"{cut.edge_parameters:,}",
+            f"{cut.edge_macs:,}",
+            f"{cut.edge_share_macs:.1%}",
+            "×".join(str(n) for n in cut.boundary_shape),
+            f"{cut.boundary_bytes_fp32:,}",
+            f"{cut.boundary_bytes_uint8:,}",
+        )
+    Console().print(table)

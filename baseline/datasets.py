@@ -61,7 +61,7 @@ def load_splits(recipe: DataRecipe) -> ImageSplits:
 
     Counts left out: victims, the whole test part; calibration, 1,024 or a tenth of the train part;
     attacker, 20,000 or half of it (with ``train``: or all of it); train, the rest (or all).
-    For ``photos`` 4,000 / 512 / 3,488 / 2,000 (with ``train``: 8,000 / 1,024 / 8,000 / 2,000).
+    For ``photos`` 4,000 / 512 / 3,488 / 2,000 (with ``train``: 8,000 / 800 / 8,000 / 2,000).
 
     Args:
         recipe: the section ``data`` of a recipe.
@@ -150,7 +150,7 @@ def _held_out(pool: ImageSet, recipe: DataRecipe) -> tuple[ImageSet, ImageSet, I
 
 def _shared(pool: ImageSet, recipe: DataRecipe) -> tuple[ImageSet, ImageSet, ImageSet]:
     train = _first(pool, recipe.train or len(pool), "train images")
-    calibration = recipe.calibration or min(DEFAULT_CALIBRATION, len(train))
+    calibration = recipe.calibration or max(1, min(DEFAULT_CALIBRATION, len(train) // 10))
     attacker = recipe.attacker or min(DEFAULT_ATTACKER, len(pool))
     # Another order than train's: a smaller pool is then no mere prefix of the train set.
     others = pool.take(_permutation(recipe, 2, len(pool)))

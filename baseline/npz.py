@@ -30,7 +30,9 @@ def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise DataError(f"{path} does not exist or is no file")
     try:
-        with np.load(path, allow_pickle=False) as archive:  # noqa: TID251 - this is read_npz
+        # Opened here, so that it is closed too where np.load gives up on a damaged file.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)  # noqa: TID251 - this is read_npz
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array, not an npz archive")
             return {name: archive[name] for name in archive.files}

@@ -6,6 +6,7 @@ wholly inside blocks of its role: no pixel is seen by two roles.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -40,6 +41,9 @@ BLOCK_PATCHES = 2
 #: of 255 are skipped: black corners and clear sky hold no image that could leak.
 #: It keeps 28 % of retina, 50 % of rocket and more than 88 % of the other pictures.
 BLANK_LEVELS = 6.0
+
+#: Rows of a picture handled at a time; larger arrays cost more in fresh memory than in sums.
+_STRIP = 64
 
 #: A block with fewer usable positions than this is owned by nobody.
 _MIN_POSITIONS = 64
@@ -86,8 +90,8 @@ def cut_patches(counts: Mapping[str, int], size: int, seed: int) -> dict[str, Pa
             corners = _distinct(picture, inside, wanted, size, rng, seen)
             if len(corners) < wanted:
                 raise DataError(
-                    f"photograph {CLASSES[label]} has only {len(corners)} distinct {size} px "
-                    f"patches for {role}, {wanted} are wanted; ask for fewer or smaller ones"
+                    f"photograph {CLASSES[label]} has fewer than {wanted} distinct {size} px "
+                    f"patches for {role}; ask for fewer or smaller ones"
                 )
             cut[role].append(_gather(picture, corners, size, label))
     return {
@@ -134,13 +138,11 @@ def usable_positions(picture: NDArray[np.uint8], size: int) -> NDArray[np.bool_]
     """
     if size > min(picture.shape[:2]):
         raise DataError(f"photos has pictures of {min(picture.shape[:2])} px, no {size} px patches")
-    # Whole numbers: n·Σx² − (Σx)² is n² times the variance, exactly.
-    values = picture.astype(np.int64)
-    total, squares = (_box_sums(plane, size) for plane in (values, values**2))
-    area = size * size
-    variance = (area * squares - total**2).sum(axis=2)
-    usable: NDArray[np.bool_] = variance >= 3 * (area * BLANK_LEVELS) ** 2
-    return usable
+    usable = [
+        _spread_at_least(picture[row : row + _STRIP + size - 1], size)
+        for row in range(0, len(picture) - size + 1, _STRIP)
+    ]
+    return np.concatenate(usable)
 
 
 def assign_blocks(
@@ -206,19 +208,41 @@ def _share(count: int, label: int) -> int:
     return count // photographs + (label < count % photographs)
 
 
+def _spread_at_least(strip: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
+    # Whole numbers: n·Σx² − (Σx)² is n² times the variance, exactly.
+    values = strip.astype(np.int64)
+    area = size * size
+    sums = _box_sums(values, size)
+    squares = _box_sums(np.einsum("hwc,hwc->hw", values, values), size)
+    variance = area * squares - np.einsum("hwc,hwc->hw", sums, sums)
+    enough: NDArray[np.bool_] = variance >= 3 * (area * BLANK_LEVELS) ** 2
+    return enough
+
+
 def _box_sums(plane: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    sums = np.pad(
-        plane.cumsum(axis=0).cumsum(axis=1), [(1, 0), (1, 0)] + [(0, 0)] * (plane.ndim - 2)
-    )
-    box: NDArray[np.int64] = (
-        sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
-    )
-    return box
+    rows = _window_sums(plane, size)
+    return _window_sums(rows.swapaxes(0, 1), size).swapaxes(0, 1)
+
+
+def _window_sums(values: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return the sum of every ``size`` neighbours along axis 0, by doubling the window."""
+    length = len(values) - size + 1
+    total = np.zeros_like(values[:length])
+    sums, width, start = values, 1, 0
+    while width <= size:
+        if size & width:
+            total += sums[start : start + length]
+            start += width
+        sums, width = sums[:-width] + sums[width:], 2 * width
+    return total
 
 
 def _wholly_inside(owned: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
-    inside: NDArray[np.bool_] = _box_sums(owned.astype(np.int64), size) == size * size
-    return inside
+    # No block is smaller than a patch, so a patch touches no block without one of its corners.
+    last = size - 1
+    height, width = owned.shape[0] - last, owned.shape[1] - last
+    top, bottom = owned[:height], owned[last:]
+    return top[:, :width] & top[:, last:] & bottom[:, :width] & bottom[:, last:]
 
 
 def _distinct(
@@ -231,11 +255,14 @@ def _distinct(
 ) -> NDArray[np.int64]:
     """Return up to ``wanted`` corners (M, 2) in random order, no patch equal to one seen."""
     chosen: list[tuple[int, int]] = []
-    for flat in rng.permutation(np.flatnonzero(inside)):
+    positions = np.flatnonzero(inside)
+    # Too few positions cannot become enough patches: do not look at each of them.
+    for flat in rng.permutation(positions if len(positions) >= wanted else positions[:0]):
         if len(chosen) == wanted:
             break
         row, column = divmod(int(flat), inside.shape[1])
-        content = picture[row : row + size, column : column + size].tobytes()
+        patch = picture[row : row + size, column : column + size]
+        content = hashlib.blake2b(patch.tobytes(), digest_size=16).digest()
         if content not in seen:
             seen.add(content)
             chosen.append((row, column))

@@ -30,7 +30,7 @@ _STYLE = {
     "svg.hashsalt": "edgeveil",
     "svg.fonttype": "path",
     "font.family": "DejaVu Sans",
-    "font.size": 8.5,
+    "font.size": 9.5,
     "axes.edgecolor": SOFT,
     "axes.labelcolor": SOFT,
     "axes.linewidth": 0.7,
@@ -43,7 +43,7 @@ _STYLE = {
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
-    "legend.fontsize": 8,
+    "legend.fontsize": 9,
     "text.parse_math": False,
 }
 
@@ -123,7 +123,7 @@ def latency_percentiles(rows: Sequence[Latency]) -> bytes:
             axes.plot([row.p99], [place], marker="|", color=INK, ms=4, ls="none")
             text = f"{row.p50:.3g}" + ("" if row.valid else "  INVALID")
             axes.annotate(
-                text, (row.p99, place), (5, 0), textcoords="offset points", va="center", fontsize=8
+                text, (row.p99, place), (5, 0), textcoords="offset points", va="center", fontsize=9
             )
         axes.set_xlabel("bar: p50; marks: p90 and p99 (ms)")
         widest = max((row.p99 for row in rows), default=1.0)
@@ -172,7 +172,7 @@ def lsb_histogram(differences: Sequence[int], shares: Sequence[float]) -> bytes:
                 (0, 3),
                 textcoords="offset points",
                 ha="center",
-                fontsize=7.5,
+                fontsize=8.5,
             )
         axes.set_yscale("log")
         axes.set_ylim(bottom, 100 * (100 / bottom) ** 0.12)

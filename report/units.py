@@ -65,7 +65,7 @@ def milliseconds(value: float | None) -> str:
     """Return milliseconds with three significant digits, at most three decimals."""
     if value is None:
         return NONE
-    return number(value, 3 if value < 10 else 2 if value < 100 else 1, "ms")
+    return number(value, 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0, "ms")
 
 
 def seconds(value: float | None) -> str:

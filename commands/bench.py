@@ -23,7 +23,13 @@ _INVALID = "[bold red]INVALID[/bold red]"
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--threads", metavar="N,…", help="Thread counts  [default: the bundle's recipe]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: the bundle's recipe]")
-@click.option("--runtime", type=click.Choice(["onnx", "lite", "all"]), default="all")
+@click.option(
+    "--runtime",
+    type=click.Choice(["onnx", "lite", "all"]),
+    default="all",
+    show_default=True,
+    help="onnx: ONNX Runtime. lite: TorchScript Lite.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 
 import numpy as np
 
@@ -48,7 +49,10 @@ def probe_lite() -> str:
             real: torch.Tensor = torch.ops.quantized.add(q, q, 1.0, 0).dequantize()
             return real
 
-    with torch_scope(1):
+    with torch_scope(1), warnings.catch_warnings():
+        # torch says of each of these calls that it is deprecated: known, and pinned.
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
         scripted = torch.jit.script(Doubled().eval())
         saved = scripted._save_to_buffer_for_lite_interpreter()  # type: ignore[no-untyped-call]
         program = io.BytesIO(saved)

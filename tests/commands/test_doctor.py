@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from records import codec
+from records.doctor import DoctorRecord
+
+#: What a core install does not have. An entry of None makes an import fail as if it were absent.
+EXTRA = (
+    *("torch", "torchvision", "onnx", "onnxscript", "skimage", "scipy"),
+    *("safetensors", "matplotlib", "jinja2", "PIL"),
+)
+
+
+def _run(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | ({} if path is None else {"PYTHONPATH": str(path)})
+    return subprocess.run(
+        [sys.executable, "-m", "edgeveil", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+def test_here_everything_works() -> None:
+    done = _run("--json")
+    assert done.returncode == 0, done.stderr
+    record = codec.decode(done.stdout.encode(), DoctorRecord, "stdout")
+    assert record.usable
+    assert all(runtime.works for runtime in record.runtimes)
+    assert all(verb.missing == () for verb in record.verbs)
+    assert record.install is None
+
+
+def test_a_core_install_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
+    hide = f"import sys\nsys.modules.update(dict.fromkeys({EXTRA!r}))\n"
+    (tmp_path / "sitecustomize.py").write_text(hide, encoding="utf-8")
+    done = _run(path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "torch is not installed" in text
+    assert "every .ptl artifact in bench" in text
+    assert "pip install '.[export]'" in text
+
+
+def test_without_a_working_onnx_runtime_it_exits_3(tmp_path: Path) -> None:
+    broken = tmp_path / "onnxruntime"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('no such instruction')\n", "utf-8")
+    done = _run("--json", path=tmp_path)
+    assert done.returncode == 3
+    assert "no such instruction" in done.stderr
+    record = codec.decode(done.stdout.encode(), DoctorRecord, "stdout")
+    assert not record.usable

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.bundle import Bundle
+    from records.manifest import Artifact
 
 #: What a core install does not have. An entry of None makes an import fail as if it were absent.
 EXTRA = (

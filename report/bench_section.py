@@ -299,7 +299,7 @@ def _startup(startup: Startup) -> tuple[Cell, ...]:
 def _criteria_table(record: BenchRecord) -> Table:
     return Table(
         caption="Conditions of a sound measurement",
-        columns=columns(">Threads", "Condition", ">Measured", ">Limit", "Worst at", "Met"),
+        columns=columns("Condition", ">Threads", ">Measured", ">Limit", "Worst at", "Met"),
         rows=tuple(_criterion(r, c) for r in record.runs for c in r.timing.criteria),
         note="A condition that this machine does not tell is not held against the run.",
     )
@@ -310,8 +310,8 @@ def _criterion(run: MeasuredRun, criterion: Criterion) -> tuple[Cell, ...]:
     if criterion.value is None:
         met = text("not told here", "muted")
     return (
-        text(str(run.threads)),
         text(criterion.name),
+        text(str(run.threads)),
         text(number(criterion.value, 3)),
         text(number(criterion.limit, 3)),
         text(criterion.where or NONE),

@@ -112,9 +112,9 @@ class Section:
 
 @dataclass(frozen=True)
 class VerdictLine:
-    """One artifact's verdict: the badge's word and one plain sentence."""
+    """The verdict of one artifact, or of several with the same figures: badge and sentence."""
 
-    artifact: str
+    artifacts: tuple[str, ...]
     word: str
     tone: Tone
     sentence: str

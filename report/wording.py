@@ -26,7 +26,7 @@ def split_verdicts(records: SplitRecords) -> SplitVerdicts:
     return SplitVerdicts(
         split=records.split,
         boundary=_boundary(records),
-        lines=tuple(_line(attack, verdict) for verdict in attack.verdicts),
+        lines=_lines(attack),
         notes=_notes(attack),
     )
 
@@ -68,13 +68,15 @@ def gate_text(gate: Gate) -> str:
     return f"{gate.name}{of}: {measured}, required {gate.relation} {limit}"
 
 
-def _line(record: AttackRecord, verdict: ArtifactVerdict) -> VerdictLine:
-    return VerdictLine(
-        artifact=verdict.artifact,
-        word=verdict.verdict,
-        tone=TONES[verdict.verdict],
-        sentence=sentence(record, verdict),
-        figures=_figures(record, verdict.artifact),
+def _lines(record: AttackRecord) -> tuple[VerdictLine, ...]:
+    """Return one line per distinct verdict: artifacts with the same figures share it."""
+    shared: dict[tuple[Verdict, str, str], list[str]] = {}
+    for verdict in record.verdicts:
+        said = verdict.verdict, sentence(record, verdict), _figures(record, verdict.artifact)
+        shared.setdefault(said, []).append(verdict.artifact)
+    return tuple(
+        VerdictLine(tuple(artifacts), word, TONES[word], plain, figures)
+        for (word, plain, figures), artifacts in shared.items()
     )
 
 

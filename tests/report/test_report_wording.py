@@ -7,7 +7,7 @@ import pytest
 from records import attack
 from report.load import load_run
 from report.wording import lede, split_verdicts
-from tests.report.sample_run import Sample, write_sample_run
+from tests.report.sample_run import INT8, Sample, write_sample_run
 
 
 def sentence_of(folder: Path, sample: Sample) -> tuple[str, str]:
@@ -24,6 +24,15 @@ def test_denied_says_what_the_adaptive_attacker_gets_and_the_margin(tmp_path: Pa
         "An attacker who retrains on the artifact's own outputs rebuilds pictures 0.10 dB worse "
         "than from FP32 features (at most 0.21 dB at one-sided 95 % confidence); the margin fixed "
         "beforehand was 3.00 dB."
+    )
+
+
+def test_artifacts_with_the_same_figures_share_a_line(tmp_path: Path) -> None:
+    (records,) = load_run(write_sample_run(tmp_path)).splits
+    (line,) = split_verdicts(records).lines
+    assert line.artifacts == INT8
+    assert line.figures.replace("\u00a0", " ") == (
+        "recon_psnr_db: FP32 features 19.93 dB, A0 16.20 dB, A1 19.83 dB, mean image 12.20 dB"
     )
 
 

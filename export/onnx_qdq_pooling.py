@@ -29,16 +29,37 @@ def _max_pool(writer: QdqWriter, call: Call) -> None:
     writer.put_either(call.node, result, call.source)
 
 
+def _average(writer: QdqWriter, call: Call, kind: str, *extra: str, **attributes: Any) -> None:
+    """Average stored integers around their zero point: FX keeps the scale, so it cancels.
+
+    The DequantizeLinear and QuantizeLinear around the operator carry the scale 1 for that reason.
+    Averages of few integers often lie exactly between two; float32 multiples of the scale itself
+    would round about a third of those otherwise than QNNPACK's integers do.
+    """
+    node, source = call.node, call.source
+    quantized = writer.is_quantized(node) and writer.is_quantized(source)
+    if not quantized or writer.quantization(node) != writer.quantization(source):
+        writer.operate(call, kind, [writer.real(source), *extra], **attributes)
+        return
+    unit = writer.graph.constant(f"{node.name}_unit", np.asarray(1.0, np.float32))
+    zero_point = writer.parameters(source)[1]
+    inputs = [writer.stored(source), unit, zero_point]
+    integers = writer.graph.node("DequantizeLinear", inputs, f"{node.name}_integers")
+    mean = writer.inner(call, kind, [integers, *extra], **attributes)
+    rounded = writer.graph.node("QuantizeLinear", [mean, unit, zero_point], f"{node.name}_mean")
+    writer.put_either(node, rounded, source)
+
+
 def _average_pool(writer: QdqWriter, call: Call) -> None:
     if call.get("divisor_override", 6) is not None:
         refuse(call.node, "an average pool with a divisor of its own is not written")
     if call.get("ceil_mode", 4, False):
         refuse(call.node, "an average pool with ceil_mode is not written")
     kernel = _pair(call.get("kernel_size", 1))
-    writer.operate(
+    _average(
+        writer,
         call,
         "AveragePool",
-        [writer.real(call.source)],
         kernel_shape=kernel,
         strides=_pair(call.get("stride", 2)) or kernel,
         pads=_pair(call.get("padding", 3, 0)) * 2,
@@ -50,14 +71,13 @@ def _adaptive_average_pool(writer: QdqWriter, call: Call) -> None:
     """Average over whole windows; torch's uneven windows have no ONNX operator."""
     source = writer.shape(call.source)[-2:]
     target = writer.shape(call.node)[-2:]
-    name = writer.real(call.source)
     if target == (1, 1):
-        writer.operate(call, "GlobalAveragePool", [name])
+        _average(writer, call, "GlobalAveragePool")
         return
     if any(s % t for s, t in zip(source, target, strict=True)):
         refuse(call.node, f"{source} cannot be divided into {target} windows of one size")
     kernel = [s // t for s, t in zip(source, target, strict=True)]
-    writer.operate(call, "AveragePool", [name], kernel_shape=kernel, strides=kernel)
+    _average(writer, call, "AveragePool", kernel_shape=kernel, strides=kernel)
 
 
 def _mean(writer: QdqWriter, call: Call) -> None:
@@ -68,13 +88,12 @@ def _mean(writer: QdqWriter, call: Call) -> None:
     if not all(isinstance(axis, int) and axis % rank for axis in given):
         refuse(call.node, f"a mean over the axes {given} is not written")
     ordered = sorted(axis % rank for axis in given)
-    name = writer.real(call.source)
     # The axes became an input in opset 18.
     if writer.opset < 18:
-        writer.operate(call, "ReduceMean", [name], axes=ordered, keepdims=keep)
+        _average(writer, call, "ReduceMean", axes=ordered, keepdims=keep)
         return
     stored = writer.graph.constant(f"{call.node.name}_axes", np.asarray(ordered, np.int64))
-    writer.operate(call, "ReduceMean", [name, stored], keepdims=keep)
+    _average(writer, call, "ReduceMean", stored, keepdims=keep)
 
 
 def _pad(writer: QdqWriter, call: Call) -> None:

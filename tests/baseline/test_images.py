@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -36,6 +36,7 @@ def test_take_follows_the_index() -> None:
     assert len(taken) == 2
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(
         np.uint8,

@@ -125,6 +125,7 @@ class _Traced:
 
     module: fx.GraphModule
     returned: dict[str, list[Any]]
+    paths: frozenset[str]
     placeholder: fx.Node
     result: fx.Node
     live: frozenset[fx.Node]
@@ -204,7 +205,7 @@ class _Traced:
         ]
 
     def _unknown(self, name: str) -> str:
-        if any(path == name for path, _ in self.module.named_modules(remove_duplicate=False)):
+        if name in self.paths:
             return f"module {name!r} is never called under this name: the edge cannot end there"
         close = difflib.get_close_matches(name, self.returned, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "see `edgeveil inspect`"
@@ -233,7 +234,8 @@ def _trace(model: nn.Module) -> _Traced:
             f"{type(model).__name__} must take one tensor; its output depends on {len(inputs)}"
         )
     _refuse_lost_writes(module, live)
-    return _Traced(module, tracer.returned, inputs[0], outputs, live)
+    paths = frozenset(path for path, _ in model.named_modules(remove_duplicate=False))
+    return _Traced(module, tracer.returned, paths, inputs[0], outputs, live)
 
 
 def _refuse_lost_writes(module: fx.GraphModule, live: frozenset[fx.Node]) -> None:
@@ -306,7 +308,7 @@ def _half(root: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
         # torch.jit cannot resolve the annotations that tracing copied from the user's forward.
         node.type = None
     # GraphModule copies only the modules that the graph calls, so the parameters divide.
-    return copy.deepcopy(fx.GraphModule(root, graph, name)).eval()
+    return fx.GraphModule(root, graph, name).eval()
 
 
 def _parameter_count(module: fx.GraphModule, nodes: frozenset[fx.Node]) -> int:

@@ -1,8 +1,8 @@
-"""Static check of TorchScript Lite bytecode: known instructions, in bounds, a balanced stack.
+"""Static check of TorchScript Lite bytecode: in bounds, a balanced stack, and it ends.
 
 The mobile interpreter trusts registers, indexes and the depth of its stack (it takes them
-without looking), so a file with other numbers could read or write beside its memory. Semantics from
-``torch/csrc/jit/mobile/interpreter.cpp``.
+without looking), so a file with other numbers could read or write beside its memory. Loops are not
+allowed: a traced edge has none. Semantics from ``torch/csrc/jit/mobile/interpreter.cpp``.
 """
 
 from __future__ import annotations
@@ -137,37 +137,32 @@ def _arity(operator: Any) -> int:
 
 
 def _check_flow(function: _Function) -> None:
-    """Follow every path once; the stack's depth at an instruction must not depend on the path."""
-    depths: dict[int, int] = {}
-    todo = [(0, _ARGUMENTS)]
-    while todo:
-        at, depth = todo.pop()
-        if not 0 <= at < len(function.instructions):
-            raise BytecodeError(f"it jumps to instruction {at}, which is not there")
-        if at in depths:
-            if depths[at] != depth:
-                raise BytecodeError(f"its stack at instruction {at} depends on the path")
-            continue
-        depths[at] = depth
-        name, x, n = function.instructions[at]
-        todo += _successors(function, at, depth, (name, x, n))
+    """Follow every path; the stack's depth at an instruction must not depend on the path."""
+    depths = {0: _ARGUMENTS}
+    for at, instruction in enumerate(function.instructions):
+        # Instructions that no path reaches must be in bounds too.
+        step = _step(function, instruction)
+        depth = depths.get(at)
+        if depth is not None and depth < step.takes:
+            raise BytecodeError(f"its stack runs empty at instruction {at}")
+        for jump in step.jumps:
+            target = at + jump
+            # Forward only: whatever the file says, it comes to an end.
+            if jump < 1 or target >= len(function.instructions):
+                raise BytecodeError(f"it jumps from instruction {at} to {target}")
+            if depth is None:
+                continue
+            after = depth - step.takes + step.gives
+            if depths.setdefault(target, after) != after:
+                raise BytecodeError(f"its stack at instruction {target} depends on the path")
 
 
-def _successors(
-    function: _Function, at: int, depth: int, instruction: tuple[str, int, int]
-) -> list[tuple[int, int]]:
+def _step(function: _Function, instruction: tuple[str, int, int]) -> _Step:
     name, x, n = instruction
     rule = _RULES.get(name)
     if rule is None:
         raise ForbiddenOperatorError(f"it has the instruction {name[:100]!r}, which no edge needs")
-    step = rule(function, x, n)
-    if step.takes > depth:
-        raise BytecodeError(f"its stack runs empty at instruction {at} ({name})")
-    after = depth - step.takes + step.gives
-    if name == "LOOP":
-        # Going on into the body keeps the three counters; leaving the loop drops them.
-        return [(at + 1, after), (at + x, after - 3)]
-    return [(at + jump, after) for jump in step.jumps]
+    return rule(function, x, n)
 
 
 def _index(value: int, size: int, what: str) -> None:
@@ -233,13 +228,6 @@ def _unpack(_: _Function, x: int, __: int) -> _Step:
     return _Step(1, x)
 
 
-def _loop(_: _Function, x: int, n: int) -> _Step:
-    _index(n, 1 << 16, "loop width")
-    if n < 2:
-        raise BytecodeError("it has a loop without counters")
-    return _Step(n + 1, n + 1)
-
-
 def _fixed(takes: int, gives: int) -> Callable[[_Function, int, int], _Step]:
     return lambda f, x, n: _Step(takes, gives)
 
@@ -259,7 +247,6 @@ _RULES: dict[str, Callable[[_Function, int, int], _Step]] = {
     "TUPLE_CONSTRUCT": _tuple,
     "JF": lambda f, x, n: _Step(1, 0, (1, x)),
     "JMP": lambda f, x, n: _Step(0, 0, (x,)),
-    "LOOP": _loop,
     # Reads the message and the class of the exception, and ends there.
     "RAISE_EXCEPTION": lambda f, x, n: _Step(2, 0, ()),
     "RET": lambda f, x, n: _Step(1, 0, ()),

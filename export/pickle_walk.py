@@ -114,10 +114,12 @@ class _Machine:
         self.deepen(value, parts)
 
     def deepen(self, value: Any, parts: Iterable[Any]) -> None:
-        depth = 1 + max((self.depths.get(id(part), 0) for part in parts), default=0)
-        if depth > MAX_DEPTH:
+        depth = 0
+        for part in parts:
+            depth = max(depth, self.depths.get(id(part), 0))
+        if depth >= MAX_DEPTH:
             raise PickleError(f"it nests deeper than {MAX_DEPTH}")
-        self.depths[id(value)] = depth
+        self.depths[id(value)] = depth + 1
 
     def push_unfilled(self, value: Any) -> None:
         self.unfilled.add(id(value))

@@ -143,7 +143,7 @@ class _Loops:
         head = None if self._server is None else ServerHead(self._server, self._wire)
         for part in self._parts():
             batch = preprocess(self._images[part], self._spec)
-            reference = reference_batch(self._reference[part], self._wire.zero_point)
+            reference = reference_batch(self._reference[part], self._wire)
             boundary = one.compare(batch, reference)
             if head is not None:
                 head.begin_batch()

@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from records.errors import ArtifactError
+from records.manifest import WireTensor
 from records.parity import LsbDifference, WorstImage
+from runtime_check.wire import dequantize
 
 KEPT_WORST = 16
 
@@ -25,23 +27,25 @@ Counts = npt.NDArray[np.int64]
 class Reference:
     """One batch of the reference boundary.
 
-    ``q``: uint8 (N, …). ``energy``: Σ (q − zero_point)² over the batch.
+    ``q``: uint8 (N, …). ``real``: the same dequantized, float32 (N, …). ``energy``:
+    Σ (q − zero_point)² over the batch.
     """
 
     q: Bytes
+    real: npt.NDArray[np.float32]
     energy: int
 
 
-def reference_batch(q: Bytes, zero_point: int) -> Reference:
-    """Return a batch of the reference with its energy, computed once for all artifacts.
+def reference_batch(q: Bytes, wire: WireTensor) -> Reference:
+    """Return a batch of the reference, with what all artifacts share computed once.
 
     Args:
         q: uint8 (N, …).
-        zero_point: 0 … 255.
+        wire: its scale and zero point.
     """
     counts = np.bincount(q.reshape(-1), minlength=256)
-    steps = np.arange(256, dtype=np.int64) - zero_point
-    return Reference(q=q, energy=int(counts @ (steps * steps)))
+    steps = np.arange(256, dtype=np.int64) - wire.zero_point
+    return Reference(q=q, real=dequantize(q, wire), energy=int(counts @ (steps * steps)))
 
 
 @dataclass(frozen=True)
@@ -91,34 +95,35 @@ class LsbTally:
                 f"the artifact's batch is {artifact.dtype}{artifact.shape}, the reference "
                 f"uint8{reference.q.shape}"
             )
-        first = self._images
         self._images += len(artifact)
         self._energy += reference.energy
         self._off_grid += off_grid
-        if np.array_equal(artifact, reference.q):
-            self._histogram[0] += artifact.size
+        moved = np.flatnonzero(artifact != reference.q)
+        self._histogram[0] += artifact.size - len(moved)
+        if len(moved) == 0:
             return off_grid == 0
-        low = np.minimum(artifact, reference.q)
-        distance = np.maximum(artifact, reference.q)
-        np.subtract(distance, low, out=distance)
-        self._histogram += np.bincount(distance.reshape(-1), minlength=256)
-        self._keep_worst(distance.reshape(len(distance), -1), reference.q, artifact, first)
+        left, right = artifact.reshape(-1)[moved], reference.q.reshape(-1)[moved]
+        distance = np.maximum(left, right) - np.minimum(left, right)
+        self._histogram += np.bincount(distance, minlength=256)
+        values_per_image = artifact.size // len(artifact)
+        self._keep_worst(_per_image(moved // values_per_image, distance), reference.q, artifact)
         return False
 
-    def _keep_worst(self, distance: Bytes, reference: Bytes, artifact: Bytes, first: int) -> None:
-        total = distance.sum(axis=1, dtype=np.int64)
-        largest = distance.max(axis=1).astype(np.int64)
-        candidates = _worst_rows(largest, total)
+    def _keep_worst(self, moved: _Moved, reference: Bytes, artifact: Bytes) -> None:
+        first = self._images - len(artifact)
+        kept = _worst_rows(moved.largest, moved.total)
         if self._worst is not None and len(self._worst.index) == KEPT_WORST:
             last = (self._worst.max_lsb[-1], self._worst.sum_lsb[-1])
-            candidates = candidates[[(largest[i], total[i]) > last for i in candidates.tolist()]]
-        if len(candidates):
+            worse = [(moved.largest[i], moved.total[i]) > last for i in kept.tolist()]
+            kept = kept[worse]
+        if len(kept):
+            rows = moved.rows[kept]
             new = WorstBatch(
-                index=candidates + first,
-                max_lsb=largest[candidates],
-                sum_lsb=total[candidates],
-                reference=reference[candidates],
-                artifact=artifact[candidates],
+                index=rows + first,
+                max_lsb=moved.largest[kept],
+                sum_lsb=moved.total[kept],
+                reference=reference[rows],
+                artifact=artifact[rows],
             )
             self._worst = new if self._worst is None else _merged(self._worst, new)
 
@@ -164,10 +169,28 @@ class LsbTally:
         return 10.0 * math.log10(self._energy / noise)
 
 
+@dataclass(frozen=True)
+class _Moved:
+    """The images of a batch that differ: row, largest difference and sum, (M,) each."""
+
+    rows: Counts
+    largest: Counts
+    total: Counts
+
+
+def _per_image(rows: Counts, distance: Bytes) -> _Moved:
+    """Reduce single differences, in the order of their rows, to one entry per row."""
+    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    return _Moved(
+        rows=rows[starts],
+        largest=np.maximum.reduceat(distance, starts).astype(np.int64),
+        total=np.add.reduceat(distance, starts, dtype=np.int64),
+    )
+
+
 def _worst_rows(largest: Counts, total: Counts) -> Counts:
-    """Rows that differ, worst first, the earlier one first among equals; at most 16."""
-    order = np.lexsort((np.arange(len(total)), -total, -largest))[:KEPT_WORST]
-    return order[total[order] > 0]
+    """Positions of the worst entries, the earlier one first among equals; at most 16."""
+    return np.lexsort((np.arange(len(total)), -total, -largest))[:KEPT_WORST]
 
 
 def _merged(old: WorstBatch, new: WorstBatch) -> WorstBatch:

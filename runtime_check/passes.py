@@ -17,7 +17,7 @@ from runtime_check.lsb import LsbTally, Reference
 from runtime_check.ort import OrtRuntime, compared_modes, ort_mode
 from runtime_check.runtime import LoadedArtifact, Runtime, runtime_for
 from runtime_check.server_head import ServerHead
-from runtime_check.wire import bits, dequantize, to_wire
+from runtime_check.wire import bits, dequantize, to_wire_near
 
 Real = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -72,25 +72,29 @@ class Int8Pass:
         Raises:
             ArtifactError: the runtime failed, or the output has not the manifest's shape.
         """
-        boundary, off_grid = self._boundary(self.loaded.run(batch))
-        try:
-            self.tally.update(reference, boundary.q, off_grid)
-        except ValueError as error:
-            raise ArtifactError(f"{self.artifact.name}: {error}") from error
+        output = self.loaded.run(batch)
+        if output.shape != reference.q.shape:
+            raise ArtifactError(
+                f"{self.artifact.name} returned {output.shape}, eager INT8 {reference.q.shape}"
+            )
+        boundary, off_grid = self._boundary(output, reference)
+        self.tally.update(reference, boundary.q, off_grid)
         return boundary
 
-    def _boundary(self, output: npt.NDArray[np.generic]) -> tuple[Boundary, int]:
+    def _boundary(
+        self, output: npt.NDArray[np.generic], reference: Reference
+    ) -> tuple[Boundary, int]:
         if self.artifact.boundary == "wire":
             q = np.asarray(output, dtype=np.uint8)
             return Boundary(q=q, real=None, exact=True), 0
         real = np.asarray(output, dtype=np.float32)
-        q, off_grid = to_wire(real, self._wire)
+        q, off_grid = to_wire_near(real, self._wire, reference.q, reference.real)
         return Boundary(q=q, real=real, exact=off_grid == 0), off_grid
 
     def classify(self, boundary: Boundary, head: ServerHead) -> None:
         """Keep the batch's top-1 classes through the server half."""
         if boundary.exact or boundary.real is None:
-            self._top1.append(head.top1_of_wire(boundary.q))
+            self._top1.append(head.top1_of_wire(boundary.q, boundary.real))
         else:
             self._top1.append(head.top1_of_real(boundary.real))
 

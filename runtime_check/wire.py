@@ -43,6 +43,29 @@ def to_wire(real: npt.NDArray[np.float32], wire: WireTensor) -> tuple[npt.NDArra
     return q, differing_values(dequantize(q, wire), real)
 
 
+def to_wire_near(
+    real: npt.NDArray[np.float32],
+    wire: WireTensor,
+    near_q: npt.NDArray[np.uint8],
+    near_real: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.uint8], int]:
+    """Return what `to_wire` returns, faster where most values are those of a known tensor.
+
+    Args:
+        real: float32 of any shape.
+        wire: scale and zero point of the grid.
+        near_q: uint8 of the same shape.
+        near_real: ``dequantize(near_q, wire)``.
+    """
+    moved = np.flatnonzero(bits(real) != bits(near_real))
+    if len(moved) == 0:
+        return near_q, 0
+    q = near_q.copy()
+    steps, off_grid = to_wire(real.reshape(-1)[moved], wire)
+    q.reshape(-1)[moved] = steps
+    return q, off_grid
+
+
 def differing_values(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> int:
     """Count the values of two float32 tensors of one shape that are not equal bit for bit."""
     return int(np.count_nonzero(bits(left) != bits(right)))

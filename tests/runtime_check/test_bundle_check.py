@@ -319,7 +319,7 @@ def test_a_pass_refuses_an_artifact_of_another_shape(tiny: Tiny) -> None:
     one = passes.Int8Pass(
         artifact, runtime, runtime.load(tiny.bundle, artifact), tiny.bundle.manifest.wire
     )
-    reference = reference_batch(np.zeros((2, 1, 1, 1), np.uint8), 0)
+    reference = reference_batch(np.zeros((2, 1, 1, 1), np.uint8), tiny.bundle.manifest.wire)
     with pytest.raises(ArtifactError, match="edge_int8_wire_onnx"):
         one.compare(np.zeros((2, 3, 32, 32), np.float32), reference)
 

@@ -10,19 +10,21 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from records.errors import ArtifactError
+from records.manifest import WireTensor
 from records.parity import LsbDifference
 from runtime_check.lsb import KEPT_WORST, LsbTally, reference_batch
 
 Bytes = npt.NDArray[np.uint8]
 
 ZERO_POINT = 31
+WIRE = WireTensor(shape=(1,), scale=0.5, zero_point=ZERO_POINT)
 
 
 def tallied(reference: Bytes, artifact: Bytes, batch: int) -> LsbDifference:
     tally = LsbTally()
     for start in range(0, len(reference), batch):
         part = slice(start, start + batch)
-        tally.update(reference_batch(reference[part], ZERO_POINT), artifact[part])
+        tally.update(reference_batch(reference[part], WIRE), artifact[part])
     return tally.summary()
 
 
@@ -75,7 +77,7 @@ def test_worst_images_are_the_worst_with_their_outputs() -> None:
     tally = LsbTally()
     for start in range(0, 300, 7):
         part = slice(start, start + 7)
-        tally.update(reference_batch(reference[part], ZERO_POINT), artifact[part])
+        tally.update(reference_batch(reference[part], WIRE), artifact[part])
     distance = np.abs(reference.astype(int) - artifact.astype(int)).reshape(300, -1)
     order = sorted(range(300), key=lambda i: (-distance[i].max(), -distance[i].sum(), i))
     worst = tally.worst
@@ -95,7 +97,7 @@ def test_identical_has_no_worst_image_and_no_decibels() -> None:
 
 
 def test_update_says_whether_the_batch_is_identical() -> None:
-    reference = reference_batch(np.full((2, 3), 40, dtype=np.uint8), 0)
+    reference = reference_batch(np.full((2, 3), 40, dtype=np.uint8), WIRE)
     tally = LsbTally()
     assert tally.update(reference, reference.q.copy())
     assert not tally.update(reference, reference.q.copy(), off_grid=1)
@@ -104,7 +106,7 @@ def test_update_says_whether_the_batch_is_identical() -> None:
 
 
 def test_refuses_another_shape_or_dtype_and_nothing_at_all() -> None:
-    reference = reference_batch(np.zeros((2, 3), dtype=np.uint8), 0)
+    reference = reference_batch(np.zeros((2, 3), dtype=np.uint8), WIRE)
     with pytest.raises(ValueError, match="uint8"):
         LsbTally().update(reference, np.zeros((2, 4), dtype=np.uint8))
     with pytest.raises(ArtifactError, match="no image"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from records.manifest import WireTensor
-from runtime_check.wire import dequantize, differing_values, to_wire
+from runtime_check.wire import dequantize, differing_values, to_wire, to_wire_near
 
 ALL = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -51,3 +53,16 @@ def test_differing_values_tells_minus_zero_and_one_bit() -> None:
     right = np.array([-0.0, np.nextafter(np.float32(1), np.float32(2)), 2.0], dtype=np.float32)
     assert differing_values(left, right) == 2
     assert differing_values(left, left.copy()) == 0
+
+
+@given(wires, hnp.arrays(np.float32, (3, 5)), hnp.arrays(np.uint8, (3, 5)))
+@settings(max_examples=200, deadline=None)
+def test_near_is_the_same_whatever_is_near(
+    wire: WireTensor, real: npt.NDArray[np.float32], near: npt.NDArray[np.uint8]
+) -> None:
+    near_real = dequantize(near, wire)
+    mixed = np.where(near > 100, near_real, real)
+    q, off_grid = to_wire(mixed, wire)
+    found, found_off_grid = to_wire_near(mixed, wire, near, near_real)
+    assert np.array_equal(found, q)
+    assert found_off_grid == off_grid

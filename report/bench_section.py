@@ -30,6 +30,7 @@ from report.document import (
 from report.load import RunRecords
 from report.units import (
     NONE,
+    as_sentence,
     count,
     interval,
     milliseconds,
@@ -69,7 +70,7 @@ def invalid_threads(record: BenchRecord) -> frozenset[int]:
 
 def _bench(record: BenchRecord) -> list[Block]:
     invalid = invalid_threads(record)
-    blocks: list[Block] = [_validity(record), *(Paragraph(note) for note in record.notes)]
+    blocks: list[Block] = [_validity(record), *(Paragraph(as_sentence(n)) for n in record.notes)]
     if record.machine.emulated is not None:
         blocks.append(
             Paragraph(

@@ -13,6 +13,7 @@ from records.parity import (
     GateName,
     Interval,
     LsbDifference,
+    VictimRecord,
     WireEquality,
 )
 from report.document import (
@@ -30,7 +31,7 @@ from report.document import (
 )
 from report.load import RunRecords
 from report.plots import lsb_histogram
-from report.units import NONE, count, decibels, interval, number, percent, points
+from report.units import NONE, at_least_percent, count, decibels, interval, number, percent, points
 
 
 def check_section(run: RunRecords) -> Section:
@@ -49,8 +50,6 @@ def check_section(run: RunRecords) -> Section:
 
 def _check(record: CheckRecord) -> list[Block]:
     failed = [g for g in record.gates if not g.passed]
-    victims = record.victims
-    foreign = "" if victims.is_manifest_set else " (not the victim set of the bundle)"
     verdict = (
         Paragraph(f"All {len(record.gates)} gates passed.", "good")
         if record.passed
@@ -59,8 +58,8 @@ def _check(record: CheckRecord) -> list[Block]:
     blocks: list[Block] = [
         verdict,
         Paragraph(
-            f"{count(victims.count)} victim images of {victims.source}{foreign}. ONNX Runtime ran "
-            f"in mode {record.ort.mode}: {record.ort.reason}"
+            f"{_victims(record.victims)}. ONNX Runtime ran in mode {record.ort.mode} "
+            f"({record.ort.reason.rstrip('.')})."
         ),
         _accuracy_table(record),
         _lsb_table(record),
@@ -76,6 +75,14 @@ def _check(record: CheckRecord) -> list[Block]:
     if record.evidence is not None:
         blocks.append(Paragraph(f"Evidence of the failure is kept in {record.evidence.file}."))
     return blocks
+
+
+def _victims(victims: VictimRecord) -> str:
+    if victims.first_of is not None:
+        which = f" (the first of {count(victims.first_of)})"
+    else:
+        which = "" if victims.is_manifest_set else " (not the victim set of the bundle)"
+    return f"{count(victims.count)} victim images of {victims.source}{which}"
 
 
 def _accuracy_table(record: CheckRecord) -> Table:
@@ -121,7 +128,7 @@ def _interval(drop: Interval) -> str:
 
 
 def _agreement(checked: ArtifactCheck) -> Cell:
-    return text(percent(checked.accuracy.agreement, 2))
+    return text(at_least_percent(checked.accuracy.agreement, 2))
 
 
 def _lsb_table(record: CheckRecord) -> Table:
@@ -148,8 +155,8 @@ def _lsb_table(record: CheckRecord) -> Table:
 def _lsb_cells(lsb: LsbDifference) -> tuple[Cell, ...]:
     return (
         text(f"{lsb.max_lsb} LSB"),
-        text(percent(lsb.share_identical, 3)),
-        text(percent(lsb.share_within_1_lsb, 3)),
+        text(at_least_percent(lsb.share_identical, 3)),
+        text(at_least_percent(lsb.share_within_1_lsb, 3)),
         text(_sqnr(lsb.parity_sqnr_db)),
         text(count(lsb.values)),
     )
@@ -181,9 +188,9 @@ def _histogram(histogram: tuple[int, ...], names: list[str]) -> Picture:
         media="image/svg+xml",
         data=lsb_histogram(range(len(histogram)), shares),
         alt=(
-            f"Histogram of the difference from eager INT8 for {named}: {percent(shares[0], 2)} "
-            f"of the boundary values are identical, the largest difference is "
-            f"{len(histogram) - 1} LSB."
+            f"Histogram of the difference from eager INT8 for {named}: "
+            f"{at_least_percent(shares[0], 3)} of the boundary values are identical, the largest "
+            f"difference is {len(histogram) - 1} LSB."
         ),
         caption=f"Difference from eager INT8, logarithmic scale: {named}.",
     )
@@ -259,4 +266,4 @@ def _gate_number(gate: Gate, value: float) -> str:
         "accuracy_drop_points": points,
         "fp32_parity_sqnr_db": decibels,
     }
-    return writers[gate.name](value) if gate.name in writers else percent(value, 2)
+    return writers[gate.name](value) if gate.name in writers else at_least_percent(value, 2)

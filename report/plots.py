@@ -24,7 +24,9 @@ SOFT = "#55585e"
 GRID = "#e4e3dd"
 #: Okabe and Ito's palette, told apart with any colour vision; dashes tell them apart in grey.
 SERIES_STYLES = (("#6b6e75", "-"), ("#0072b2", "--"), ("#d55e00", "-"), ("#009e73", "-."))
-FP32_COLOUR, INT8_COLOUR, INVALID_COLOUR = "#a9abb0", "#0072b2", "#d9d8d2"
+FP32_COLOUR, INT8_COLOUR = "#6b6e75", "#0072b2"
+#: More bars than this and their labels would run into each other; the axis tells enough.
+MAX_LABELLED_BARS = 5
 
 _STYLE = {
     "svg.hashsalt": "edgeveil",
@@ -105,30 +107,27 @@ def psnr_distribution(series: Sequence[Series], floor_db: float | None) -> bytes
 
 
 def latency_percentiles(rows: Sequence[Latency]) -> bytes:
-    """Return a bar to p50 with marks at p90 and p99 for each artifact, in milliseconds."""
-    with _figure(0.85 + 0.36 * len(rows)) as (figure, axes):
+    """Return a dot at p50 and a line to p99, marked at p90, for each artifact, in milliseconds.
+
+    The axis is logarithmic: a tail a hundred times the median must not hide the medians. An
+    INVALID row is hollow and says so.
+    """
+    with _figure(0.9 + 0.36 * len(rows)) as (figure, axes):
         for place, row in enumerate(rows):
             colour = INT8_COLOUR if row.int8 else FP32_COLOUR
-            axes.barh(
-                place,
-                row.p50,
-                height=0.58,
-                color=colour if row.valid else INVALID_COLOUR,
-                hatch=None if row.valid else "////",
-                edgecolor="none" if row.valid else SOFT,
-                linewidth=0,
-            )
-            axes.plot([row.p50, row.p99], [place, place], color=INK, lw=0.8)
-            axes.plot([row.p90], [place], marker="|", color=INK, ms=7, ls="none")
-            axes.plot([row.p99], [place], marker="|", color=INK, ms=4, ls="none")
+            line = colour if row.valid else SOFT
+            axes.plot([row.p50, row.p99], [place, place], color=line, lw=1.1)
+            axes.plot([row.p90], [place], marker="|", color=line, ms=7, ls="none")
+            axes.plot([row.p99], [place], marker="|", color=line, ms=4, ls="none")
+            face = colour if row.valid else "white"
+            axes.plot([row.p50], [place], marker="o", ms=6, mfc=face, mec=line, ls="none")
             text = f"{row.p50:.3g}" + ("" if row.valid else "  INVALID")
             axes.annotate(
-                text, (row.p99, place), (5, 0), textcoords="offset points", va="center", fontsize=9
+                text, (row.p99, place), (6, 0), textcoords="offset points", va="center", fontsize=9
             )
-        axes.set_xlabel("bar: p50; marks: p90 and p99 (ms)")
-        widest = max((row.p99 for row in rows), default=1.0)
-        room = 1.55 if any(not row.valid for row in rows) else 1.2
-        _rows_of(axes, [row.label for row in rows], widest * room)
+        _rows_of(axes, [row.label for row in rows])
+        _log_axis_of_rows(axes, rows)
+        axes.set_xlabel("p50 (dot), p90, p99 in ms, log scale")
         return _svg(figure)
 
 
@@ -136,7 +135,7 @@ def size_bars(rows: Sequence[FileSize]) -> bytes:
     """Return a bar per file: the weight bytes dark, the rest of the file light, in kB."""
     with _figure(0.85 + 0.36 * len(rows)) as (figure, axes):
         for place, row in enumerate(rows):
-            colour = INT8_COLOUR if row.int8 else "#6b6e75"
+            colour = INT8_COLOUR if row.int8 else FP32_COLOUR
             total, weights = row.file_bytes / 1000, min(row.weight_bytes, row.file_bytes) / 1000
             axes.barh(place, total, height=0.58, color=colour, alpha=0.3, linewidth=0)
             axes.barh(place, weights, height=0.58, color=colour, linewidth=0)
@@ -149,7 +148,8 @@ def size_bars(rows: Sequence[FileSize]) -> bytes:
             )
         axes.set_xlabel("file (kB); the dark part is weights")
         widest = max((row.file_bytes for row in rows), default=1) / 1000
-        _rows_of(axes, [row.label for row in rows], widest * 1.22)
+        _rows_of(axes, [row.label for row in rows])
+        axes.set_xlim(0, widest * 1.22)
         return _svg(figure)
 
 
@@ -166,14 +166,15 @@ def lsb_histogram(differences: Sequence[int], shares: Sequence[float]) -> bytes:
         bottom = min(low / 4, 1.0)
         for difference, share in drawn:
             axes.bar(difference, share - bottom, bottom=bottom, width=0.7, color=INT8_COLOUR)
-            axes.annotate(
-                f"{share:.3g}%",
-                (difference, share),
-                (0, 3),
-                textcoords="offset points",
-                ha="center",
-                fontsize=8.5,
-            )
+            if len(drawn) <= MAX_LABELLED_BARS:
+                axes.annotate(
+                    f"{share:.3g}%",
+                    (difference, share),
+                    (0, 3),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8.5,
+                )
         axes.set_yscale("log")
         axes.set_ylim(bottom, 100 * (100 / bottom) ** 0.12)
         last = max((d for d, _ in drawn), default=0)
@@ -197,13 +198,27 @@ def _occupied(series: Sequence[Series], floor_db: float | None) -> tuple[float, 
     return (min(places) - 1, max(places) + 1) if places else (0.0, 1.0)
 
 
-def _rows_of(axes: Axes, labels: Sequence[str], limit: float) -> None:
+def _rows_of(axes: Axes, labels: Sequence[str]) -> None:
     axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
-    axes.set_xlim(0, limit)
+    axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
     axes.grid(axis="x")
+
+
+def _log_axis_of_rows(axes: Axes, rows: Sequence[Latency]) -> None:
+    """Set a logarithmic axis with room on its right for the numbers."""
+    from matplotlib.ticker import LogLocator
+
+    low = min((row.p50 for row in rows if row.p50 > 0), default=0.1) / 1.4
+    high = max((row.p99 for row in rows), default=1.0)
+    room = 0.75 if any(not row.valid for row in rows) else 0.3
+    axes.set_xscale("log")
+    axes.set_xlim(low, high * (high / low) ** room)
+    wide = high > 30 * low
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
 
 
 def _legend_above(axes: Axes) -> None:

@@ -17,7 +17,7 @@ from report.bench_section import invalid_threads
 from report.claims import int8_pairs, shipped_int8
 from report.leaks import baseline_psnr_db, find_artifact, floor_db, mean_psnr_db
 from report.load import SplitRecords, load_run
-from report.units import NONE, number, percent, size, times
+from report.units import NONE, at_least_percent, number, percent, size, times
 
 _STYLES = {"HOLDS": "green", "DENIED": "red", "INCONCLUSIVE": "yellow"}
 _SPEED_WORDS = {
@@ -149,7 +149,11 @@ def _top1(checked: ArtifactCheck) -> str:
 
 def _parity(checked: ArtifactCheck) -> str:
     lsb = checked.lsb
-    return NONE if lsb is None else f"{lsb.max_lsb}\n{_plain(percent(lsb.share_within_1_lsb, 1))}"
+    return (
+        NONE
+        if lsb is None
+        else f"{lsb.max_lsb}\n{_plain(at_least_percent(lsb.share_within_1_lsb, 1))}"
+    )
 
 
 def _leak(record: AttackRecord, name: str) -> str:

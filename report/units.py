@@ -38,6 +38,17 @@ def percent(share: float | None, digits: int = 1) -> str:
     return number(None if share is None else 100 * share, digits, "%")
 
 
+def at_least_percent(share: float | None, digits: int = 1) -> str:
+    """Return a share in [0, 1] as per cent, rounded down: 100 % only where nothing is missing."""
+    if share is None:
+        return NONE
+    factor = 10**digits
+    # A share such as 0.29 is stored a little below itself: the small step keeps 29.0 % from
+    # becoming 28.9 %, and is far below one image or value of any set.
+    floored = math.floor(100 * share * factor + 1e-9) / factor
+    return number(floored, digits, "%")
+
+
 def points(value: float | None, *, signed: bool = False) -> str:
     """Return percentage points to two decimals."""
     return number(value, 2, "points", signed=signed)
@@ -103,3 +114,9 @@ def short_hash(digest: str) -> str:
 def shape(dimensions: tuple[int, ...]) -> str:
     """Return a shape as ``24 × 32 × 32``."""
     return " × ".join(str(d) for d in dimensions)
+
+
+def as_sentence(value: str) -> str:
+    """Return a record's remark with a capital first letter and a full stop."""
+    closed = value if value.endswith((".", "!", "?")) else f"{value}."
+    return closed[:1].upper() + closed[1:]

@@ -81,3 +81,25 @@ def test_shares_and_shapes() -> None:
     assert units.times(3.754) == "3.75×"
     assert units.shape((24, 8, 8)) == "24 × 8 × 8"
     assert units.short_hash("a" * 64) == "a" * 12
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, "100.0 %"), (0.99996, "99.9 %"), (0.29, "29.0 %"), (0.0, "0.0 %"), (None, "–")],
+)
+def test_a_share_is_never_rounded_up_to_all(share: float | None, text: str) -> None:
+    assert units.at_least_percent(share).replace("\u00a0", " ") == text
+
+
+@given(st.integers(min_value=0, max_value=10**7), st.integers(min_value=1, max_value=10**7))
+def test_a_share_rounded_down_is_below_by_less_than_its_last_digit(part: int, rest: int) -> None:
+    share = part / (part + rest)
+    shown = float(units.at_least_percent(share, 3).removesuffix("\u00a0%"))
+    assert shown <= 100 * share + 1e-9
+    assert shown > 100 * share - 0.0011
+    assert shown < 100
+
+
+def test_remarks_become_sentences() -> None:
+    assert units.as_sentence("measured on x86") == "Measured on x86."
+    assert units.as_sentence("Done.") == "Done."

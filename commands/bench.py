@@ -13,7 +13,7 @@ from commands.recipe_options import force_option, json_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from records.bench import BenchRecord, Latency, Startup
+    from records.bench import BenchRecord, Latency, MeasuredRun, Startup
     from records.recipe import BenchRecipe
 
 _INVALID = "[bold red]INVALID[/bold red]"
@@ -133,9 +133,8 @@ def _print_record(record: BenchRecord, path: Path) -> None:
     _print_sizes(record, console)
     _print_wire(record, console)
     _print_startup(record, console)
-    _print_latency(record, console)
-    _print_speedups(record, console)
-    _print_validity(record, console)
+    for run in record.runs:
+        _print_run(record, run, console)
     for skip in record.skipped:
         what = skip.artifact if skip.artifact is not None else f"{skip.threads} threads"
         console.print(f"skipped {what}: {skip.reason}")
@@ -146,7 +145,7 @@ def _print_sizes(record: BenchRecord, console: Console) -> None:
     from rich.table import Table
 
     table = Table(title="Size in bytes; FP32 / INT8 of the same runtime")
-    table.add_column("artifact")
+    table.add_column("artifact", no_wrap=True)
     for column in ("weights", "file", "weights ratio", "file ratio"):
         table.add_column(column, justify="right")
     ratios = {ratio.int8: ratio for ratio in record.size_ratios}
@@ -182,7 +181,7 @@ def _print_startup(record: BenchRecord, console: Console) -> None:
     from rich.table import Table
 
     table = Table(title="Start-up, one fresh process each; memory added by load and runs")
-    table.add_column("artifact")
+    table.add_column("artifact", no_wrap=True)
     for column in ("load, ms", "first inference, ms", "added, MB", "peak, MB"):
         table.add_column(column, justify="right")
     for startup in record.startup:
@@ -202,74 +201,65 @@ def _startup_cells(startup: Startup) -> tuple[str, ...]:
     )
 
 
-def _print_latency(record: BenchRecord, console: Console) -> None:
+def _print_run(record: BenchRecord, run: MeasuredRun, console: Console) -> None:
     from rich.table import Table
 
-    valid = {run.threads: run.timing.valid for run in record.runs}
-    table = Table(title="Latency of one batch in ms, nearest-rank")
-    for column in ("artifact", "mode", "threads"):
-        table.add_column(column)
-    for column in ("p50", "p90", "p95", "p99", "mean", "min", "runs"):
+    mark = "" if run.timing.valid else f" {_INVALID}"
+    table = Table(title=f"Latency of one batch in ms, nearest-rank; threads {run.threads}{mark}")
+    table.add_column("artifact", no_wrap=True)
+    for column in ("p50", "p90", "p95", "p99", "mean", "runs"):
         table.add_column(column, justify="right")
-    table.add_column("")
     for latency in record.latency:
-        mark = "" if valid[latency.threads] else _INVALID
-        table.add_row(
-            latency.artifact, latency.mode, str(latency.threads), *_latency_cells(latency), mark
-        )
+        if latency.threads == run.threads:
+            table.add_row(latency.artifact, *_latency_cells(latency))
     console.print(table)
+    if run.timing.valid:
+        _print_speedups(record, run, console)
+    else:
+        _print_failed(run, console)
 
 
 def _latency_cells(latency: Latency) -> tuple[str, ...]:
     timing = latency.timing
-    figures = (timing.p50_ms, timing.p90_ms, timing.p95_ms, timing.p99_ms)
-    return (
-        *(f"{figure:.3f}" for figure in (*figures, timing.mean_ms, timing.min_ms)),
-        f"{timing.samples:,}",
-    )
+    figures = (timing.p50_ms, timing.p90_ms, timing.p95_ms, timing.p99_ms, timing.mean_ms)
+    return (*(f"{figure:.3f}" for figure in figures), f"{timing.samples:,}")
 
 
-def _print_speedups(record: BenchRecord, console: Console) -> None:
+def _print_speedups(record: BenchRecord, run: MeasuredRun, console: Console) -> None:
     from rich.table import Table
 
     share = f"{record.recipe.confidence:.0%}"
-    table = Table(title=f"Speed-up: median FP32 / median INT8 with {share} interval")
-    for column in ("INT8", "against", "threads"):
-        table.add_column(column)
+    table = Table(title=f"Speed-up: median FP32 / median INT8, {share}; threads {run.threads}")
+    table.add_column("INT8", no_wrap=True)
+    table.add_column("against", no_wrap=True)
     table.add_column("ratio", justify="right")
-    table.add_column("interval", justify="right")
+    table.add_column("interval", no_wrap=True)
     table.add_column("verdict")
-    notes: list[str] = []
-    for up in record.speedups:
+    speedups = [up for up in record.speedups if up.threads == run.threads]
+    notes = list(dict.fromkeys(up.note for up in speedups if up.note is not None))
+    for up in speedups:
         timing = up.timing
-        if up.note is not None and up.note not in notes:
-            notes.append(up.note)
         mark = "" if up.note is None else f" ({notes.index(up.note) + 1})"
         table.add_row(
             up.int8,
             up.fp32 + mark,
-            str(up.threads),
             "" if timing.ratio is None else f"{timing.ratio:.2f}×",
-            "" if timing.low is None else f"[{timing.low:.2f}, {timing.high:.2f}]",
-            _INVALID if timing.verdict == "not given" else timing.verdict,
+            "" if timing.low is None else f"{timing.low:.2f}–{timing.high:.2f}",
+            timing.verdict,
         )
     console.print(table)
     for number, note in enumerate(notes, start=1):
         console.print(f"({number}) {note}")
 
 
-def _print_validity(record: BenchRecord, console: Console) -> None:
-    for run in record.runs:
-        if run.timing.valid:
-            console.print(f"threads {run.threads}: the measuring was sound")
-            continue
-        console.print(f"threads {run.threads}: {_INVALID}")
-        for criterion in run.timing.criteria:
-            if not criterion.met:
-                where = "" if criterion.where is None else f" ({criterion.where})"
-                console.print(
-                    f"  {criterion.name} {criterion.value:.3g}, limit {criterion.limit:g}{where}"
-                )
+def _print_failed(run: MeasuredRun, console: Console) -> None:
+    console.print(f"threads {run.threads}: {_INVALID}, so no speed-up is given")
+    for criterion in run.timing.criteria:
+        if not criterion.met:
+            where = "" if criterion.where is None else f" ({criterion.where})"
+            console.print(
+                f"  {criterion.name}: {criterion.value:.3g}, limit {criterion.limit:g}{where}"
+            )
 
 
 def _failed_criteria(record: BenchRecord) -> str:

@@ -18,7 +18,7 @@ IDENTITY = "a" * 64
 def _state() -> tuple[nn.Module, Optimizer]:
     torch.manual_seed(0)
     model = build(4)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     return model, AdamW(model.parameters(), lr=1e-2)
 
 

@@ -120,7 +120,7 @@ def test_the_global_generator_is_left_alone(tmp_path: Path, images: ImageSet) ->
 def test_a_diverging_training_is_stopped(tmp_path: Path, images: ImageSet) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4))
     with torch.no_grad():
-        model[1].weight.fill_(float("inf"))
+        model.get_parameter("1.weight").fill_(float("inf"))
     with pytest.raises(ModelError, match="not finite; lower learning_rate"):
         _fit(tmp_path, model, images, TrainRecipe(epochs=2))
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from records import codec
 from records.errors import DataError, ModelError, OverwriteError, RecipeError
 from records.hashing import sha256_file
 from records.manifest import Preprocessing
+from records.progress import Progress
 from records.recipe import DataRecipe, ModelRecipe, Recipe, TrainRecipe
 from records.training import RECORD_NAME, WEIGHTS_NAME, TrainingRecord
 from tests.baseline.small_data import write_npz
@@ -33,7 +33,7 @@ class StoppedError(Exception):
     """Stands for Ctrl-C at a moment that the test chooses."""
 
 
-def _stop_at(step: int) -> Callable[[str, int, int], None]:
+def _stop_at(step: int) -> Progress:
     def report(task: str, done: int, total: int) -> None:
         if done == step:
             raise StoppedError

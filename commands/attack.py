@@ -1,0 +1,253 @@
+"""``edgeveil attack``: how well the images are rebuilt from every INT8 artifact's own outputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.export_extra import require_export_extra
+from commands.progress_bars import progress_bars
+from commands.recipe_options import force_option, json_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from baseline.datasets import ImageSplits
+    from export.bundle import Bundle
+    from records.attack import AttackRecord
+    from records.recipe import AttackRecipe
+
+_COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold yellow"}
+
+
+@click.command()
+@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@click.option("--data", help="Where the manifest's images are now, or other images.")
+@click.option("--attacker-images", type=click.IntRange(min=2), help="Only the first N of them.")
+@click.option("--victims", type=click.IntRange(min=1), help="Only the first N of them.")
+@click.option("--seeds", help="Attacker seeds, e.g. 0,1  [default: the bundle's recipe]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of attack.json and pictures  [default: attack beside the bundle's folder]",
+)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of features and decoders  [default: cache beside the bundle's folder]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads; results are equal bit for bit at equal threads  [default: 2, or 1 on one core]",
+)
+@force_option
+@json_option
+def command(
+    bundle_path: Path,
+    data: str | None,
+    attacker_images: int | None,
+    victims: int | None,
+    seeds: str | None,
+    out: Path | None,
+    cache: Path | None,
+    threads: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Attack the outputs of every INT8 artifact of BUNDLE; say HOLDS, DENIED or INCONCLUSIVE.
+
+    Margin, confidence and decoders are those sealed in the bundle. Other seeds or images than
+    the sealed ones are recorded as not pre-registered. DENIED is a result, not an error: exits 2
+    only when a control or the agreement of the artifacts with each other failed.
+    """
+    require_export_extra("attack", ("torch", "torchvision", "safetensors", "PIL"))
+    from attack.evaluate import attack_bundle
+    from export.bundle import load_bundle
+    from records import codec, files
+    from records.attack import RECORD_NAME
+    from records.errors import GateFailedError, OverwriteError
+
+    beside = bundle_path.resolve().parent
+    folder = out if out is not None else beside / "attack"
+    if folder.exists() and any(folder.iterdir()) and not force:
+        raise OverwriteError(f"{folder} already exists; add --force or choose another --out")
+    bundle = load_bundle(bundle_path)
+    recipe = _recipe(bundle.manifest.recipe.attack, seeds)
+    splits = _splits(bundle, data, attacker_images, victims)
+    with progress_bars() as progress, files.new_folder(folder, replace=force) as partial:
+        record = attack_bundle(
+            bundle,
+            splits,
+            recipe,
+            cache if cache is not None else beside / "cache",
+            partial,
+            progress=progress,
+            threads=threads,
+        )
+        codec.write(partial / RECORD_NAME, record)
+    if as_json:
+        click.echo(codec.encode(record).decode(), nl=False)
+    else:
+        _print_record(record, folder)
+    if not record.passed:
+        raise GateFailedError(_failure(record, folder))
+
+
+def _recipe(sealed: AttackRecipe, seeds: str | None) -> AttackRecipe:
+    import msgspec
+
+    from records.errors import InputError
+    from records.recipe import AttackRecipe
+
+    if seeds is None:
+        return sealed
+    try:
+        numbers = [int(text) for text in seeds.split(",")]
+        return msgspec.convert(msgspec.to_builtins(sealed) | {"seeds": numbers}, type=AttackRecipe)
+    except ValueError as error:
+        raise InputError(f"--seeds {seeds} is not a list of integers such as 0,1") from error
+
+
+def _splits(
+    bundle: Bundle, data: str | None, attacker_images: int | None, victims: int | None
+) -> ImageSplits:
+    """Load the images of the manifest, proven by their hashes, or those of another source."""
+    import dataclasses
+
+    import msgspec
+    import numpy as np
+
+    from baseline.datasets import load_splits
+    from records.errors import DataError, InputError
+    from records.recipe import DataRecipe
+
+    sealed = bundle.manifest.recipe.data
+    plain: dict[str, Any] = msgspec.to_builtins(sealed)
+    try:
+        recipe = msgspec.convert(
+            plain | ({} if data is None else {"source": data}), type=DataRecipe
+        )
+    except (msgspec.ValidationError, ValueError) as error:
+        raise InputError(f"--data {data}: {error}") from error
+    splits = load_splits(recipe)
+    expected, found = bundle.manifest.data, splits.record
+    if data is None and (found.attacker, found.victim) != (expected.attacker, expected.victim):
+        raise DataError(
+            f"the images of {sealed.source} are not those that the bundle was made with; give the "
+            "right data, or --data to use others"
+        )
+    first_attacker = np.arange(min(attacker_images or len(splits.attacker), len(splits.attacker)))
+    first_victim = np.arange(min(victims or len(splits.victim), len(splits.victim)))
+    return dataclasses.replace(
+        splits,
+        attacker=splits.attacker.take(first_attacker),
+        victim=splits.victim.take(first_victim),
+    )
+
+
+def _failure(record: AttackRecord, folder: Path) -> str:
+    from records.attack import failed_gates
+
+    parts = []
+    for gate in failed_gates(record):
+        of = "" if gate.artifact is None else f" of {gate.artifact}"
+        is_not = f"is {gate.measured:.3f} {gate.unit}, must be {gate.relation} {gate.limit:g}"
+        parts.append(f"{gate.name}{of} {is_not}")
+    return f"no verdict: {'; '.join(parts)}; evidence in {folder}"
+
+
+def _print_record(record: AttackRecord, folder: Path) -> None:
+    from rich.console import Console
+
+    console = Console()
+    colour = _COLOURS[record.verdict]
+    console.print(
+        f"[{colour}]{record.verdict}[/{colour}]  split {record.split}: margin {record.margin_db:g} "
+        f"dB, confidence {record.confidence:.0%} one-sided, "
+        + ("pre-registered" if record.pre_registered else "NOT pre-registered")
+    )
+    if record.note is not None:
+        console.print(record.note)
+    _print_verdicts(record, console)
+    _print_leaks(record, console)
+    _print_gates(record, console)
+    console.print(f"record and pictures: {folder}")
+
+
+def _print_verdicts(record: AttackRecord, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title="max-leak(FP32) − max-leak(artifact), strongest attacker of each")
+    table.add_column("artifact")
+    table.add_column("verdict")
+    for column in ("advantage, dB", "lower", "upper"):
+        table.add_column(column, justify="right")
+    for row in record.verdicts:
+        colour = _COLOURS[row.verdict]
+        table.add_row(
+            row.artifact,
+            f"[{colour}]{row.verdict}[/{colour}]",
+            f"{row.advantage_db:.2f}",
+            f"{row.lower_db:.2f}",
+            f"{row.upper_db:.2f}",
+        )
+    console.print(table)
+
+
+def _print_leaks(record: AttackRecord, console: Console) -> None:
+    from rich.table import Table
+
+    data, floor = record.data, record.controls.floor
+    table = Table(
+        title=f"Reconstruction of {data.victim.count:,} victims, {data.attacker.count:,} attacker "
+        f"images ({data.source}), {data.native_size} px"
+    )
+    for column in ("artifact", "attacker"):
+        table.add_column(column)
+    for column in ("recon_psnr_db", "pooled", "p5", "p95", "leak_db", "recon_ssim"):
+        table.add_column(column, justify="right")
+    rows = [
+        ("mean image (floor)", "", floor),
+        ("pass-through (ceiling)", "A0", record.controls.ceiling),
+    ]
+    for artifact in record.artifacts:
+        name = artifact.name
+        if artifact.same_outputs_as is not None:
+            name += f" (= {artifact.same_outputs_as})"
+        rows += [(name, f"{r.level} seed {r.seed}", r.result) for r in artifact.levels]
+    for name, attacker, result in rows:
+        psnr = result.recon_psnr_db
+        table.add_row(
+            name,
+            attacker,
+            f"{psnr.mean:.2f}",
+            f"{result.recon_psnr_pooled_db:.2f}",
+            f"{psnr.p5:.2f}",
+            f"{psnr.p95:.2f}",
+            f"{result.leak_db:.2f}",
+            f"{result.recon_ssim.mean:.3f}",
+        )
+    console.print(table)
+
+
+def _print_gates(record: AttackRecord, console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(title="Controls and export drift, limits fixed before the attack")
+    for column in ("gate", "artifact"):
+        table.add_column(column)
+    for column in ("measured", "limit"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for gate in (*record.controls.gates, *record.drift):
+        table.add_row(
+            gate.name,
+            gate.artifact or "",
+            f"{gate.measured:.3f}",
+            f"{gate.relation} {gate.limit:g}",
+            "[green]pass[/green]" if gate.passed else "[bold red]FAIL[/bold red]",
+        )
+    console.print(table)

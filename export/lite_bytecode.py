@@ -34,6 +34,7 @@ class ForbiddenOperatorError(ValueError):
 @dataclass(frozen=True)
 class _Function:
     instructions: tuple[tuple[str, int, int], ...]
+    operators: tuple[str, ...]
     arities: tuple[int, ...]
     constants: int
     types: int
@@ -49,12 +50,15 @@ class _Step:
     jumps: tuple[int, ...] = (1,)
 
 
-def check_bytecode(table: Any, version: int | None) -> None:
+def check_bytecode(table: Any, version: int | None) -> frozenset[str]:
     """Verify a walked ``bytecode.pkl``.
 
     Args:
         table: the value of the walked pickle: (version, (name, body, schema)).
         version: the bytecode version that the manifest states.
+
+    Returns:
+        The qualified names of the operators that it may call.
 
     Raises:
         BytecodeError: another version, not exactly one method ``forward`` of one tensor, an
@@ -73,6 +77,7 @@ def check_bytecode(table: Any, version: int | None) -> None:
     _check_schema(method[2])
     function = _read_function(method[1])
     _check_flow(function)
+    return frozenset(function.operators)
 
 
 def _fields(value: Any, names: tuple[str, ...], what: str) -> list[Any]:
@@ -115,7 +120,8 @@ def _read_function(body: Any) -> _Function:
     for instruction in instructions:
         _check_triple(instruction, (str, int, int), "instruction")
     arities = tuple(_arity(operator) for operator in operators)
-    return _Function(instructions, arities, len(constants), len(types), registers)
+    names = tuple(operator[0] for operator in operators)
+    return _Function(instructions, names, arities, len(constants), len(types), registers)
 
 
 def _check_triple(value: Any, kinds: tuple[type, ...], what: str) -> None:

@@ -91,6 +91,7 @@ _PICKLES: dict[str, AllowList] = {
     "constants.pkl": _DATA,
     "bytecode.pkl": _DATA,
 }
+_INT8 = frozenset({"aten::quantize_per_tensor", "aten::dequantize", "aten::int_repr"})
 _STORAGE = re.compile(r"(?:data|constants|bytecode)/\d{1,6}\.storage")
 _PLAIN = frozenset({"version", "byteorder", ".data/serialization_id"})
 
@@ -109,14 +110,16 @@ def scan_lite(data: bytes, artifact: Artifact, where: str) -> None:
         UnsafePickleError: a pickle names or calls what torch never writes for an edge.
         UnsafeOperatorError: the bytecode uses an operator that is not on the allow-list.
         NonFiniteWeightsError: a stored number is NaN or infinite.
-        ArtifactMismatchError: it is of another bytecode version than the manifest says.
+        ArtifactMismatchError: it is of another bytecode version, precision or boundary than the
+            manifest says.
     """
     try:
         members = _without_top_folder(read_members(data))
         _check_members(members)
         walked = {name: _walk(name, members[name]) for name in _PICKLES}
         _check_version(walked["bytecode.pkl"], artifact, where)
-        check_bytecode(walked["bytecode.pkl"].value, artifact.bytecode_version)
+        operators = check_bytecode(walked["bytecode.pkl"].value, artifact.bytecode_version)
+        _check_kind(operators, artifact, where)
         for name, found in walked.items():
             _check_data(name, found, members)
     except (ArchiveError, PickleError, BytecodeError, ForbiddenOperatorError) as error:
@@ -172,6 +175,17 @@ def _check_version(bytecode: Walked, artifact: Artifact, where: str) -> None:
         raise ArtifactMismatchError(
             f"{where} has bytecode version {found} and its manifest says "
             f"{artifact.bytecode_version}; export again"
+        )
+
+
+def _check_kind(operators: frozenset[str], artifact: Artifact, where: str) -> None:
+    """FP32 never quantizes; INT8 does, and ends with stored integers or with a dequantize."""
+    quantized = any(name.startswith("quantized::") or name in _INT8 for name in operators)
+    boundary = "wire" if "aten::int_repr" in operators else "float"
+    if quantized != (artifact.precision == "int8") or boundary != artifact.boundary:
+        raise ArtifactMismatchError(
+            f"{where} is {'int8' if quantized else 'fp32'} with a {boundary} boundary and its "
+            f"manifest says {artifact.precision} with a {artifact.boundary} boundary; export again"
         )
 
 

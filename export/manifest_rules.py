@@ -65,6 +65,7 @@ def check_manifest(manifest: Manifest) -> None:
     _check_preprocessing(manifest)
     _check_scales(manifest)
     _check_data(manifest)
+    _check_work(manifest)
     for artifact in manifest.artifacts:
         _check_artifact(manifest, artifact)
 
@@ -152,6 +153,24 @@ def _check_data(manifest: Manifest) -> None:
     data = manifest.data
     _require(data.calibration.count > 0, "the calibration set is empty")
     _require(len(data.classes) >= 1, "the data has no classes")
+
+
+def _check_work(manifest: Manifest) -> None:
+    """Refuse a recipe that would keep or kill the machine of whoever runs it."""
+    check, bench, attack = manifest.recipe.check, manifest.recipe.bench, manifest.recipe.attack
+    amounts = {
+        "threads": (max(bench.threads), 1024),
+        "thread counts": (len(bench.threads), 64),
+        "batch size": (max(check.batch_size, bench.batch_size, attack.batch_size), 1 << 16),
+        "warm-up runs": (bench.warmup_runs, 1_000_000),
+        "runs": (bench.runs, 1_000_000),
+        "seconds of a run": (max(bench.seconds, bench.warmup_seconds), 86_400),
+        "resamples": (max(check.bootstrap_resamples, attack.bootstrap_resamples), 1_000_000),
+        "epochs": (attack.max_epochs, 100_000),
+        "seeds": (len(attack.seeds), 1000),
+    }
+    for name, (amount, limit) in amounts.items():
+        _require(amount <= limit, f"the recipe asks for {amount} {name}, over {limit}")
 
 
 def _check_artifact(manifest: Manifest, artifact: Artifact) -> None:

@@ -89,6 +89,8 @@ def scan_onnx(data: bytes, artifact: Artifact, wire: WireTensor, where: str) -> 
     _check_end(graph.outputs, artifact.output, where, "output")
     if artifact.precision == "int8":
         _check_wire(graph, artifact, wire, where)
+    else:
+        _check_float(graph, where)
 
 
 def _check_model(model: Message, artifact: Artifact, where: str) -> None:
@@ -212,6 +214,15 @@ def _described(value: Message) -> tuple[str, int, tuple[int, ...] | None]:
     sizes = tuple(d.get("dim_value", 0) for d in dims)
     dynamic = bool(dims) and "dim_value" not in dims[0]
     return value.get("name", ""), tensor.get("elem_type", 0), sizes[1:] if dynamic else None
+
+
+def _check_float(graph: _Graph, where: str) -> None:
+    for node in graph.producers.values():
+        operator = node.get("op_type", "")
+        if "Quantize" in operator or operator.startswith("QLinear"):
+            raise ArtifactMismatchError(
+                f"{where} has a node {operator} and its manifest says fp32; export again"
+            )
 
 
 def _check_wire(graph: _Graph, artifact: Artifact, wire: WireTensor, where: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -57,14 +58,36 @@ def table(members: dict[str, bytes]) -> Any:
     return walk(members["bytecode.pkl"], EVERYTHING).value
 
 
+def as_claimed(artifact: Artifact, name: str) -> Artifact:
+    return msgspec.structs.replace(
+        artifact,
+        precision="fp32" if name == "fp32" else "int8",
+        boundary="wire" if name == "wire" else "float",
+    )
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8", "wire"])
+@pytest.mark.parametrize("claim", ["fp32", "int8", "wire"])
+def test_a_file_is_taken_only_for_what_it_is(
+    edges: dict[str, Path], artifact: Artifact, name: str, claim: str
+) -> None:
+    data = edges[name].read_bytes()
+    if name == claim:
+        scan_lite(data, as_claimed(artifact, claim), name)
+    else:
+        with pytest.raises(ArtifactMismatchError, match="boundary"):
+            scan_lite(data, as_claimed(artifact, claim), name)
+
+
 @pytest.mark.parametrize("name", ["fp32", "int8", "wire"])
 def test_real_files_pass_and_so_does_the_archive_put_together_again(
     edges: dict[str, Path], artifact: Artifact, name: str
 ) -> None:
     data = edges[name].read_bytes()
-    scan_lite(data, artifact, name)
+    claimed = as_claimed(artifact, name)
+    scan_lite(data, claimed, name)
     again = put_together(taken_apart(data))
-    scan_lite(again, artifact, name)
+    scan_lite(again, claimed, name)
     # So what is refused below is refused for what was changed, not for how it was packed.
     edges[name].with_suffix(".again").write_bytes(again)
     load: Callable[[str], Any] = _load_for_lite_interpreter
@@ -132,7 +155,7 @@ def test_weights_that_are_not_finite_are_refused(
         array[-1] = value
         bad = {**members, member: array.tobytes()}
         with pytest.raises(NonFiniteWeightsError, match="NaN or infinite"):
-            scan_lite(put_together(bad), artifact, "bad.ptl")
+            scan_lite(put_together(bad), as_claimed(artifact, name), "bad.ptl")
 
 
 def test_a_scale_in_the_bytecode_that_is_not_finite_is_refused(
@@ -226,7 +249,7 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(
     ):
         bad = {**members, "constants.pkl": rebuilt(constants, old, new)}
         with pytest.raises(MalformedArtifactError, match=r"beyond its storage|no shape"):
-            scan_lite(put_together(bad), artifact, "bad.ptl")
+            scan_lite(put_together(bad), as_claimed(artifact, "fp32"), "bad.ptl")
 
 
 # What follows changes one entry of a real bytecode table.

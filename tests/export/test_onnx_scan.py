@@ -183,7 +183,7 @@ def test_quantized_operators_of_onnx_runtime_are_allowed() -> None:
         domain("com.microsoft")(m)
         insert("QLinearAdd", domain="com.microsoft")(m)
 
-    scan_onnx(model(FP32, edit), FP32, WIRE, "good.onnx")
+    scan_onnx(model(INT8, edit), INT8, WIRE, "good.onnx")
 
 
 def external(m: ModelProto) -> None:
@@ -324,6 +324,13 @@ def test_the_boundarys_scale_must_be_the_manifests(
 def test_an_int8_edge_must_end_with_its_quantizer() -> None:
     with pytest.raises(ArtifactMismatchError, match="ends with Conv"):
         scan_onnx(model(FP32), INT8, WIRE, "bad.onnx")
+
+
+@pytest.mark.parametrize("kind", [INT8, WIRE_END])
+def test_an_int8_model_is_not_taken_for_fp32(kind: Artifact) -> None:
+    claimed = msgspec.structs.replace(kind, precision="fp32")
+    with pytest.raises(ArtifactMismatchError, match="says fp32"):
+        scan_onnx(model(kind), claimed, WIRE, "bad.onnx")
 
 
 @given(st.data())

@@ -93,7 +93,6 @@ def _picture(stored: StoredPicture, png: bytes, file: str, record: AttackRecord)
         alt=f"{stored.record.title} ({record.split}, {victims} victim images).",
         caption=f"{stored.record.title}. Victims {_listed(stored.record.victims)}.",
         file=file,
-        pixelated=True,
         wide=True,
     )
 

@@ -77,8 +77,7 @@ class Picture:
         alt: what the picture shows, for who does not see it.
         caption: printed below it.
         file: where the picture lies, for Markdown; empty for plots, which only the page holds.
-        pixelated: enlarge without smoothing (32×32 images).
-        wide: takes the page's whole width.
+        wide: takes the page's whole width, and scrolls where the screen is narrower.
     """
 
     media: Literal["image/png", "image/svg+xml"]
@@ -86,7 +85,6 @@ class Picture:
     alt: str
     caption: str
     file: str = ""
-    pixelated: bool = False
     wide: bool = False
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from records.attack import ArtifactVerdict, AttackRecord, Gate, Verdict, failed_gates
+from records.attack import ArtifactVerdict, AttackRecord, Gate, Verdict
 from report.document import SplitVerdicts, Tone, VerdictLine
 from report.leaks import ATTACKERS, baseline_psnr_db, find_artifact, floor_db, mean_psnr_db
 from report.load import RunRecords, SplitRecords
-from report.units import NONE, count, decibels, number, percent, shape, size
+from report.units import NONE, as_sentence, count, decibels, number, percent, shape, size
 
 TONES: dict[Verdict, Tone] = {"HOLDS": "good", "DENIED": "bad", "INCONCLUSIVE": "warn"}
 
@@ -107,7 +107,7 @@ def _holds(record: AttackRecord, verdict: ArtifactVerdict) -> str:
 
 
 def _inconclusive(record: AttackRecord, verdict: ArtifactVerdict) -> str:
-    failed = failed_gates(record)
+    failed = _failed_for(record, verdict)
     bounds = f"between {decibels(verdict.lower_db)} and {decibels(verdict.upper_db)}"
     figures = f"{_rebuilds(record, verdict)} ({bounds} at {_confidence(record)})"
     if failed:
@@ -118,7 +118,14 @@ def _inconclusive(record: AttackRecord, verdict: ArtifactVerdict) -> str:
         )
     if verdict.lower_db <= record.margin_db <= verdict.upper_db:
         return f"{figures}; {_margin(record)} and lies inside that range."
-    return f"{figures}; {_margin(record)}. {verdict.reason}"
+    return f"{figures}; {_margin(record)}. {as_sentence(verdict.reason)}"
+
+
+def _failed_for(record: AttackRecord, verdict: ArtifactVerdict) -> tuple[Gate, ...]:
+    """Return the failed gates that void this verdict: not those of other artifacts' drift."""
+    controls = tuple(g for g in record.controls.gates if not g.passed)
+    own = tuple(g for g in record.drift if not g.passed and g.artifact == verdict.artifact)
+    return controls + own
 
 
 def _rebuilds(record: AttackRecord, verdict: ArtifactVerdict) -> str:

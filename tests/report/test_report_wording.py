@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from records import attack
 from report.load import load_run
-from report.wording import lede, split_verdicts
-from tests.report.sample_run import INT8, Sample, write_sample_run
+from report.wording import lede, sentence, split_verdicts
+from tests.report.sample_run import INT8, Sample, attack_record, write_sample_run
 
 
 def sentence_of(folder: Path, sample: Sample) -> tuple[str, str]:
@@ -71,7 +72,7 @@ def test_inconclusive_names_the_control_that_failed(tmp_path: Path) -> None:
 
 def test_inconclusive_for_another_reason_gives_the_records_reason(tmp_path: Path) -> None:
     _, sentence = sentence_of(tmp_path, Sample(verdict="INCONCLUSIVE"))
-    assert sentence.endswith("the bounds against the margin")
+    assert sentence.endswith("3.00 dB. The bounds against the margin.")
 
 
 def test_the_static_attacker_is_named_when_it_is_the_strongest(tmp_path: Path) -> None:
@@ -119,3 +120,13 @@ def test_without_an_attack_nothing_is_answered(tmp_path: Path) -> None:
     run = load_run(write_sample_run(tmp_path, Sample(leave_out=frozenset({"attack"}))))
     assert "Not known" in lede(run)
     assert split_verdicts(run.splits[0]).lines == ()
+
+
+def test_the_drift_of_another_artifact_does_not_void_a_verdict() -> None:
+    sample = Sample(verdict="INCONCLUSIVE", advantage_db=(3.0, 2.7, 3.3))
+    record = attack_record("features.3", sample, {})
+    drifted = msgspec.structs.replace(record.drift[0], measured=0.4, passed=False)
+    record = msgspec.structs.replace(record, drift=(drifted,))
+    by_name = {v.artifact: sentence(record, v) for v in record.verdicts}
+    assert "A control failed (drift A1 of edge_int8_onnx" in by_name["edge_int8_onnx"]
+    assert "A control failed" not in by_name["edge_int8_lite"]

@@ -15,7 +15,7 @@ from records.errors import DataError
 from records.manifest import Preprocessing
 
 #: Images handled at a time: the working set then fits a processor's second-level cache.
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 19
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def _print_record(record: BenchRecord, path: Path) -> None:
         f"batch {record.recipe.batch_size}"
     )
     for note in record.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", markup=False)
     _print_sizes(record, console)
     _print_wire(record, console)
     _print_startup(record, console)
@@ -137,8 +137,8 @@ def _print_record(record: BenchRecord, path: Path) -> None:
         _print_run(record, run, console)
     for skip in record.skipped:
         what = skip.artifact if skip.artifact is not None else f"{skip.threads} threads"
-        console.print(f"skipped {what}: {skip.reason}")
-    console.print(f"record: {path}")
+        console.print(f"skipped {what}: {skip.reason}", markup=False)
+    console.print(f"record: {path}", markup=False)
 
 
 def _print_sizes(record: BenchRecord, console: Console) -> None:
@@ -169,7 +169,7 @@ def _print_wire(record: BenchRecord, console: Console) -> None:
         f"the image itself {wire.image_bytes:,}"
     )
     if wire.compressed is None or wire.image_compressed is None:
-        console.print(f"compressed: not measured ({wire.not_measured})")
+        console.print(f"compressed: not measured ({wire.not_measured})", markup=False)
         return
     console.print(
         f"compressed, mean of {wire.compressed.images:,} victims ({wire.compressed.method}): "
@@ -190,9 +190,11 @@ def _print_startup(record: BenchRecord, console: Console) -> None:
 
 
 def _startup_cells(startup: Startup) -> tuple[str, ...]:
+    from rich.markup import escape
+
     timing = startup.timing
     if timing is None:
-        return (f"failed: {startup.failure}",)
+        return (escape(f"failed: {startup.failure}"),)
     return (
         f"{timing.load_ms:.2f}",
         f"{timing.first_inference_ms:.2f}",

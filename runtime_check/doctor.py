@@ -35,17 +35,19 @@ DISTRIBUTION_OF = {
 }
 
 _NETWORK = ("torch", "torchvision", "safetensors")
-#: The packages of the extra that each verb imports; the core packages go without saying.
+_REPORT = ("jinja2", "matplotlib")
+_ALL = (*_NETWORK, "onnx", "scipy", "skimage", *_REPORT)
+#: The packages of the extra that each verb refuses to start without.
 VERBS: dict[str, tuple[str, ...]] = {
-    "attack": (*_NETWORK, "scipy", "skimage", "matplotlib"),
+    "attack": (*_NETWORK, "PIL"),
     "bench": (),
     "check": (*_NETWORK, "onnx"),
     "doctor": (),
-    "export": (*_NETWORK, "onnx"),
-    "inspect": ("torch", "torchvision"),
-    "report": ("jinja2", "matplotlib"),
-    "run": tuple(name for name in DISTRIBUTION_OF if name != "onnxruntime"),
-    "train": _NETWORK,
+    "export": _ALL,
+    "inspect": _NETWORK,
+    "report": _REPORT,
+    "run": _ALL,
+    "train": (*_NETWORK, "skimage", "PIL"),
 }
 
 _SOURCES: dict[str, tuple[tuple[str, ...], str]] = {

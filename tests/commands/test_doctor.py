@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from commands import export_extra
 from records import codec
 from records.doctor import DoctorRecord
+from runtime_check.doctor import VERBS
 
 #: What a core install does not have. An entry of None makes an import fail as if it were absent.
 EXTRA = (
@@ -56,3 +61,14 @@ def test_without_a_working_onnx_runtime_it_exits_3(tmp_path: Path) -> None:
     assert "no such instruction" in done.stderr
     record = codec.decode(done.stdout.encode(), DoctorRecord, "stdout")
     assert not record.usable
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_the_doctor_names_what_the_verb_itself_asks_for(verb: str) -> None:
+    source = Path(export_extra.__file__).with_name(f"{verb}.py").read_text(encoding="utf-8")
+    asked: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "require_export_extra":
+            packages = node.args[1:]
+            asked |= set(ast.literal_eval(packages[0]) if packages else export_extra._NEEDED)
+    assert set(VERBS[verb]) == asked

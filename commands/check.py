@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,13 @@ from commands.recipe_options import force_option, json_option
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from records.parity import ArtifactCheck, CheckRecord, Gate
 
-_COLUMNS = ("max LSB", "identical", "≤ 1 LSB", "SQNR, dB", "top-1", "agreement", "drop, points")
+#: Short enough for a terminal of 80 columns; the record has the full figures.
+_COLUMNS = ("max", "≤ 1 LSB", "SQNR", "top-1", "agree", "drop, points")
+_SHORT_MODES = {"optimizations-off": "opt. off"}
 
 
 @click.command()
@@ -97,46 +101,46 @@ def _print_record(record: CheckRecord, path: Path) -> None:
     kind = "the manifest's victims" if victims.is_manifest_set else "not the manifest's victims"
     if victims.first_of is not None:
         kind = f"the first of {victims.first_of:,}"
-    console.print(f"{victims.count:,} images of {victims.source} ({kind}), split {record.split}")
-    console.print(f"ONNX Runtime ran in mode {record.ort.mode}: {record.ort.reason}.")
+    say = partial(console.print, soft_wrap=True)
+    say(f"{victims.count:,} images of {victims.source} ({kind}), split {record.split}")
+    say(f"ONNX Runtime ran in mode {record.ort.mode}: {record.ort.reason}.")
     _print_artifacts(record, console)
     _print_agreement(record, console)
     _print_gates(record, console)
-    console.print(f"record: {path}")
+    say(f"record: {path}")
 
 
 def _print_artifacts(record: CheckRecord, console: Console) -> None:
+    table = _table("Difference from eager INT8 in LSB, and top-1 through the FP32 server half")
+    table.add_column("artifact", no_wrap=True)
+    table.add_column("mode", no_wrap=True)
+    for column in _COLUMNS:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in record.artifacts:
+        mode = _mode(row.mode) + ("" if row.gated or row.reference else "*")
+        table.add_row(row.artifact, mode, *_difference_cells(row), *_accuracy_cells(row))
+    console.print(table)
+    console.print("eager_int8_graph is the reference; a mode with * is run to compare, ungated")
+
+
+def _table(title: str) -> Table:
     from rich.table import Table
 
-    table = Table(title="Difference from eager INT8, and top-1 through the FP32 server half")
-    table.add_column("artifact")
-    table.add_column("mode")
-    for column in (
-        "max LSB",
-        "identical",
-        "≤ 1 LSB",
-        "SQNR, dB",
-        "top-1",
-        "agreement",
-        "drop, points",
-    ):
-        table.add_column(column, justify="right")
-    for row in record.artifacts:
-        name = f"{row.artifact} (reference)" if row.reference else row.artifact
-        mode = row.mode if row.gated or row.reference else f"{row.mode} (no gate)"
-        table.add_row(name, mode, *_difference_cells(row), *_accuracy_cells(row))
-    console.print(table)
+    return Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def _mode(mode: str) -> str:
+    return _SHORT_MODES.get(mode, mode)
 
 
 def _difference_cells(row: ArtifactCheck) -> tuple[str, ...]:
     if row.lsb is None:
-        return ("", "", "", "")
+        return ("", "", "")
     sqnr = row.lsb.parity_sqnr_db
     return (
         str(row.lsb.max_lsb),
-        f"{row.lsb.share_identical:.2%}",
         f"{row.lsb.share_within_1_lsb:.2%}",
-        "identical" if sqnr is None else f"{sqnr:.1f}",
+        "equal" if sqnr is None else f"{sqnr:.1f} dB",
     )
 
 
@@ -144,9 +148,9 @@ def _accuracy_cells(row: ArtifactCheck) -> tuple[str, ...]:
     accuracy = row.accuracy
     drop = accuracy.drop_points
     return (
-        f"{accuracy.top1:.2%}",
-        "" if accuracy.agreement is None else f"{accuracy.agreement:.2%}",
-        "" if drop is None else f"{drop.estimate:.2f} [{drop.low:.2f}, {drop.high:.2f}]",
+        f"{accuracy.top1:.1%}",
+        "" if accuracy.agreement is None else f"{accuracy.agreement:.1%}",
+        "" if drop is None else f"{drop.estimate:.1f} [{drop.low:.1f}, {drop.high:.1f}]",
     )
 
 
@@ -154,8 +158,8 @@ def _print_agreement(record: CheckRecord, console: Console) -> None:
     for pair in record.fp32_parity:
         sqnr = "identical" if pair.parity_sqnr_db is None else f"{pair.parity_sqnr_db:.1f} dB"
         console.print(
-            f"{pair.artifact} against {pair.reference}: parity SQNR {sqnr}, largest difference "
-            f"{pair.max_abs:.3g}"
+            f"{pair.artifact} against {pair.reference}: parity SQNR {sqnr}, "
+            f"largest difference {pair.max_abs:.3g}"
         )
     for fusion in record.fusion:
         console.print(
@@ -165,20 +169,19 @@ def _print_agreement(record: CheckRecord, console: Console) -> None:
 
 
 def _print_gates(record: CheckRecord, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(title="Gates, fixed in the recipe before the check")
+    table = _table("Gates, fixed in the recipe before the check")
     for column in ("gate", "artifact", "mode"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in ("measured", "limit"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     table.add_column("")
     for gate in record.gates:
         verdict = "[green]pass[/green]" if gate.passed else "[bold red]FAIL[/bold red]"
         limit = f"{'≤' if gate.bound == 'at most' else '≥'} {gate.limit:g}"
-        table.add_row(gate.name, gate.artifact, gate.mode, _measured(gate), limit, verdict)
+        mode = _mode(gate.mode)
+        table.add_row(gate.name, gate.artifact, mode, _measured(gate), limit, verdict)
     console.print(table)
 
 
 def _measured(gate: Gate) -> str:
-    return "no difference" if gate.measured is None else f"{gate.measured:.6g}"
+    return "equal" if gate.measured is None else f"{gate.measured:.5g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,9 @@ class EagerRuntime:
         """
         tensors = bundle.path(bundle.artifact(TENSORS))
         try:
-            with torch_scope(threads):
+            with torch_scope(threads), warnings.catch_warnings():
+                # torch says once per process that quantized tensors are deprecated.
+                warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
                 module = load_graph(bundle.path(artifact), tensors)
         except RuntimeError as error:
             raise ArtifactError(

@@ -15,7 +15,12 @@ import edgeveil
 from baseline.datasets import read_npz
 from records import codec
 from records.parity import CheckRecord
-from tests.runtime_check.tiny_bundle import replaced, tiny_bundle, wrong_weights
+from tests.runtime_check.tiny_bundle import (
+    replaced,
+    tiny_bundle,
+    with_varied_classes,
+    wrong_weights,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +34,8 @@ def bundle(
     tiny_model: nn.Module,
     tiny_images: npt.NDArray[np.uint8],
 ) -> Bundle:
-    made, _ = tiny_bundle(tmp_path_factory.mktemp("check_command"), tiny_model, tiny_images)
+    model = with_varied_classes(tiny_model, tiny_images)
+    made, _ = tiny_bundle(tmp_path_factory.mktemp("check_command"), model, tiny_images)
     return made
 
 

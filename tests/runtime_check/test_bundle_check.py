@@ -34,6 +34,7 @@ from tests.runtime_check.tiny_bundle import (
     replaced,
     resealed,
     tiny_bundle,
+    with_varied_classes,
     wrong_weights,
 )
 
@@ -57,8 +58,9 @@ def tiny(
     tiny_images: npt.NDArray[np.uint8],
 ) -> Tiny:
     folder = tmp_path_factory.mktemp("check")
-    bundle, splits = tiny_bundle(folder / "right", tiny_model, tiny_images)
-    wrong, _ = tiny_bundle(folder / "wrong", wrong_weights(tiny_model), tiny_images)
+    model = with_varied_classes(tiny_model, tiny_images)
+    bundle, splits = tiny_bundle(folder / "right", model, tiny_images)
+    wrong, _ = tiny_bundle(folder / "wrong", wrong_weights(model), tiny_images)
     return Tiny(folder, bundle, splits, wrong)
 
 

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 SPLIT = "block2"
-#: Smaller than the victim set, and no divisor of it.
-CHECK = CheckRecipe(batch_size=50, bootstrap_resamples=200)
+#: Batches smaller than the victim set, and no divisor of it. The network is untrained, so its INT8
+#: loses about 11 points for good reasons.
+CHECK = CheckRecipe(batch_size=50, bootstrap_resamples=200, accuracy_drop_points=20.0)
 
 
 def tiny_recipe(source: Path) -> Recipe:
@@ -44,9 +45,7 @@ def tiny_recipe(source: Path) -> Recipe:
 
 def write_images(path: Path, model: nn.Module, images: npt.NDArray[np.uint8]) -> None:
     """Write an npz source: 96 train images, the rest to test; labels are the network's own."""
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.25)
-    with torch.inference_mode():
-        labels = model(x).argmax(1).numpy()
+    labels = _logits(model, images).argmax(1).numpy()
     arrays = {"train_x": images[:96], "train_y": labels[:96]}
     arrays |= {"test_x": images[96:], "test_y": labels[96:]}
     arrays |= {"classes": np.array([f"class {k}" for k in range(8)])}
@@ -63,6 +62,28 @@ def tiny_bundle(
     splits = load_splits(recipe.data)
     export_bundle(model, recipe, splits, SPLIT, folder / "bundle", checkpoint_sha256=64 * "0")
     return load_bundle(folder / "bundle"), splits
+
+
+def with_varied_classes(model: nn.Module, images: npt.NDArray[np.uint8]) -> nn.Module:
+    """Return a copy whose logits have mean 0 and deviation 1, so that all classes occur.
+
+    The untrained network gives every image the same class, and no fault could change its top-1.
+    """
+    varied = copy.deepcopy(model)
+    logits = _logits(varied, images)
+    last = varied.classifier
+    assert isinstance(last, torch.nn.Linear)
+    with torch.no_grad():
+        last.weight /= logits.std(0)[:, None]
+        last.bias.copy_((last.bias - logits.mean(0)) / logits.std(0))
+    return varied
+
+
+def _logits(model: nn.Module, images: npt.NDArray[np.uint8]) -> torch.Tensor:
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.25)
+    with torch.inference_mode():
+        logits: torch.Tensor = model(x)
+    return logits
 
 
 def wrong_weights(model: nn.Module) -> nn.Module:

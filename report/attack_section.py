@@ -102,16 +102,17 @@ def _listed(victims: tuple[int, ...]) -> str:
 
 
 def _distributions(record: AttackRecord) -> tuple[Picture, ...]:
-    """One plot per INT8 artifact with outputs of its own."""
+    """Return one plot per distinct set of outputs among the judged artifacts."""
     judged = {v.artifact for v in record.verdicts}
-    pictures = []
+    groups: dict[str, list[ArtifactAttack]] = {}
     for artifact in record.artifacts:
-        if artifact.name in judged and artifact.same_outputs_as not in judged:
-            pictures.append(_distribution(record, artifact))
-    return tuple(pictures)
+        if artifact.name in judged:
+            groups.setdefault(artifact.same_outputs_as or artifact.name, []).append(artifact)
+    return tuple(_distribution(record, group) for group in groups.values())
 
 
-def _distribution(record: AttackRecord, artifact: ArtifactAttack) -> Picture:
+def _distribution(record: AttackRecord, group: list[ArtifactAttack]) -> Picture:
+    artifact, names = group[0], ", ".join(a.name for a in group)
     baseline = find_artifact(record, record.baseline)
     lines: list[tuple[str, LevelResult]] = []
     if baseline is not None:
@@ -126,18 +127,16 @@ def _distribution(record: AttackRecord, artifact: ArtifactAttack) -> Picture:
     ]
     floor = floor_db(record)
     means = ", ".join(f"{label} {decibels(r.result.recon_psnr_db.mean)}" for label, r in lines)
-    same = [a.name for a in record.artifacts if a.same_outputs_as == artifact.name]
-    also = f" The same outputs: {', '.join(same)}." if same else ""
     return Picture(
         media="image/svg+xml",
         data=plots.psnr_distribution(series, floor),
         alt=(
-            f"Distribution of recon_psnr_db over the victims for {artifact.name}; means: {means}; "
+            f"Distribution of recon_psnr_db over the victims for {names}; means: {means}; "
             f"floor {decibels(floor)}."
         ),
         caption=(
-            f"{artifact.name}: recon_psnr_db of each victim image; further right is a better "
-            f"reconstruction.{also}"
+            f"recon_psnr_db of each victim image, rebuilt from the outputs of {names}; further "
+            "right is a better reconstruction."
         ),
     )
 

@@ -37,7 +37,7 @@ class OnnxGraph:
     def constant(self, name: str, array: npt.NDArray[Any]) -> str:
         """Store an array as an initializer and return its name."""
         chosen = self.unused(name)
-        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), chosen))
+        self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), chosen))
         return chosen
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:

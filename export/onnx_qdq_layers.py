@@ -121,10 +121,10 @@ def _weight_scales(call: Call, weight: Tensor) -> tuple[Tensor, bool]:
         refuse(call.node, f"its weight is {weight.qscheme()}, not per tensor or output channel")
     if bool((points != 0).any()):
         refuse(call.node, "its weight has a zero point other than 0")
-    # 1.2e-38: the smallest float32 that no runtime flushes to zero.
+    # Runtimes may flush anything smaller to zero.
     usable = torch.isfinite(scales) & (scales >= torch.finfo(torch.float32).tiny)
     if not bool(usable.all()):
-        refuse(call.node, "a scale of its weight is no positive float32 number")
+        refuse(call.node, "a scale of its weight is no normal float32 number")
     return scales, weight.qscheme() == torch.per_channel_affine
 
 
@@ -195,7 +195,7 @@ def _geometry(stride: Any, padding: Any, dilation: Any, groups: int) -> dict[str
 
 
 def _array(tensor: Tensor, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(tensor.detach().numpy().astype(dtype))
+    return np.asarray(tensor.detach().numpy(), dtype, order="C")
 
 
 _RECTIFYING_MODULES = (

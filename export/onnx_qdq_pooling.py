@@ -39,7 +39,7 @@ def _average(writer: QdqWriter, call: Call, kind: str, *extra: str, **attributes
     node, source = call.node, call.source
     quantized = writer.is_quantized(node) and writer.is_quantized(source)
     if not quantized or writer.quantization(node) != writer.quantization(source):
-        writer.operate(call, kind, [writer.real(source), *extra], **attributes)
+        _average_of_floats(writer, call, kind, *extra, **attributes)
         return
     unit = writer.graph.constant(f"{node.name}_unit", np.asarray(1.0, np.float32))
     zero_point = writer.parameters(source)[1]
@@ -48,6 +48,12 @@ def _average(writer: QdqWriter, call: Call, kind: str, *extra: str, **attributes
     mean = writer.inner(call, kind, [integers, *extra], **attributes)
     rounded = writer.graph.node("QuantizeLinear", [mean, unit, zero_point], f"{node.name}_mean")
     writer.put_either(node, rounded, source)
+
+
+def _average_of_floats(
+    writer: QdqWriter, call: Call, kind: str, *extra: str, **attributes: Any
+) -> None:
+    writer.operate(call, kind, [writer.real(call.source), *extra], **attributes)
 
 
 def _average_pool(writer: QdqWriter, call: Call) -> None:
@@ -88,12 +94,14 @@ def _mean(writer: QdqWriter, call: Call) -> None:
     if not all(isinstance(axis, int) and axis % rank for axis in given):
         refuse(call.node, f"a mean over the axes {given} is not written")
     ordered = sorted(axis % rank for axis in given)
+    # QNNPACK averages images as integers; over other axes torch dequantizes first.
+    write = _average if (rank, ordered) == (4, [2, 3]) else _average_of_floats
     # The axes became an input in opset 18.
     if writer.opset < 18:
-        _average(writer, call, "ReduceMean", axes=ordered, keepdims=keep)
+        write(writer, call, "ReduceMean", axes=ordered, keepdims=keep)
         return
     stored = writer.graph.constant(f"{call.node.name}_axes", np.asarray(ordered, np.int64))
-    _average(writer, call, "ReduceMean", stored, keepdims=keep)
+    write(writer, call, "ReduceMean", stored, keepdims=keep)
 
 
 def _pad(writer: QdqWriter, call: Call) -> None:

@@ -110,6 +110,8 @@ class QdqWriter:
     def quantization(self, node: fx.Node) -> tuple[float, int]:
         """Return FX's own scale and zero point of a quantized node.
 
+        The scale is the float32 that torch's kernels compute with.
+
         Raises:
             ExportError: they cannot stand in ONNX as float32 and uint8.
         """
@@ -117,9 +119,9 @@ class QdqWriter:
         first = value[0] if isinstance(value, tuple | list) else value
         if first.dtype != torch.quint8 or first.qscheme() != torch.per_tensor_affine:
             refuse(node, f"its result is {first.dtype}, {first.qscheme()}, not quint8 per tensor")
-        scale, zero_point = float(first.q_scale()), int(first.q_zero_point())
-        if not (scale > 0 and math.isfinite(scale) and float(np.float32(scale)) == scale):
-            refuse(node, f"its scale {scale} is no positive float32 number")
+        scale, zero_point = float(np.float32(first.q_scale())), int(first.q_zero_point())
+        if not (scale >= torch.finfo(torch.float32).tiny and math.isfinite(scale)):
+            refuse(node, f"its scale {scale} is no normal float32 number")
         if not 0 <= zero_point <= _UINT8_MAX:
             refuse(node, f"its zero point {zero_point} does not fit uint8")
         return scale, zero_point

@@ -53,6 +53,16 @@ _PER_TENSOR_ONLY = (
     nn.functional.conv_transpose3d,
 )
 
+_CLAMPS = (
+    nn.functional.hardtanh,
+    nn.functional.hardtanh_,
+    nn.functional.relu6,
+    torch.clamp,
+    torch.ops.quantized.relu6,
+    "clamp",
+    "clamp_",
+)
+
 
 @dataclass(frozen=True)
 class QuantizedEdge:
@@ -114,6 +124,7 @@ def quantize_edge(
     _refuse_non_finite_weights(edge)
     with qnnpack_engine(), _quiet_torch(), torch.no_grad():
         converted = _prepare_and_convert(copy.deepcopy(edge).eval(), images, recipe)
+        _clamp_contiguous_tensors_only(converted)
         last = _end_quantized(converted, images, recipe)
         values = _observe(converted, images[:1])
         wire_tensor = values[last.name]
@@ -173,6 +184,28 @@ def _prepare_and_convert(
 def _batches(images: Tensor) -> Iterator[Tensor]:
     for start in range(0, len(images), CALIBRATION_BATCH):
         yield images[start : start + CALIBRATION_BATCH]
+
+
+def _clamp_contiguous_tensors_only(module: fx.GraphModule) -> None:
+    """Put ``contiguous`` before every clamp: qnnpack's mixes up the values of a channels-last one.
+
+    Seen in torch 2.14.1 (``qnnpack_clamp``, aten/src/ATen/native/quantized/cpu/qclamp.cpp): each
+    value is clamped, but comes back at another place. Quantized convolutions return channels-last
+    tensors, so every ReLU6 of MobileNetV2 is affected.
+    """
+    for node in list(module.graph.nodes):
+        if _is_clamp(module, node):
+            source = node.all_input_nodes[0]
+            with module.graph.inserting_before(node):
+                contiguous = module.graph.call_method("contiguous", (source,))
+            node.replace_input_with(source, contiguous)
+    module.recompile()
+
+
+def _is_clamp(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), nn.Hardtanh)  # ReLU6 is one
+    return node.target in _CLAMPS
 
 
 def _end_quantized(module: fx.GraphModule, images: Tensor, recipe: ExportRecipe) -> fx.Node:

@@ -74,7 +74,7 @@ def batches_of(
     """Yield the planned batches: images uint8 (B, 3, H, H) and labels int64 (B,).
 
     Args:
-        images: the training set.
+        images: the training set, uint8 (N, H, H, 3).
         plan: of as many images.
     """
     side = images.images.shape[1]

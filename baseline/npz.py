@@ -22,7 +22,7 @@ def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
         path: a zip archive of ``.npy`` members, compressed or not.
 
     Returns:
-        The arrays by name.
+        The arrays by name, of any shape and any dtype but Python objects.
 
     Raises:
         DataError: the file is missing, no ``.npz``, damaged, or holds Python objects.

@@ -101,7 +101,7 @@ def cut_patches(counts: Mapping[str, int], size: int, seed: int) -> dict[str, Pa
 
 
 def read_photograph(label: int) -> NDArray[np.uint8]:
-    """Return a photograph as uint8 (H, W, 3), read from the installed scikit-image.
+    """Return a photograph, uint8 of shape (H, W, 3), read from the installed scikit-image.
 
     Raises:
         DataError: the installed scikit-image lacks the file.
@@ -127,7 +127,7 @@ def usable_positions(picture: NDArray[np.uint8], size: int) -> NDArray[np.bool_]
     """Say for every top left corner whether the patch there is more than near-blank.
 
     Args:
-        picture: uint8 (H, W, 3).
+        picture: uint8 of shape (H, W, 3).
         size: side of a patch in pixels.
 
     Returns:

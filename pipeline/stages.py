@@ -68,7 +68,14 @@ def run_stages(
 
 def _train_stage(run: _Run) -> Stage:
     def work() -> bool:
-        train(run.recipe, run.splits, run.folder / "train", resume=True, progress=run.progress)
+        train(
+            run.recipe,
+            run.splits,
+            run.folder / "train",
+            resume=True,
+            replace=True,
+            progress=run.progress,
+        )
         return True
 
     weights = Path(run.recipe.model.weights)
@@ -144,6 +151,7 @@ def _bench_stage(run: _Run, split: str) -> Stage:
             run.bundle(split),
             run.recipe.bench,
             images=run.splits.victim.images,
+            samples=run.folder / split / "bench-samples.json",
             progress=run.progress,
         )
         codec.write(run.folder / split / "bench.json", record, replace=True)

@@ -59,12 +59,14 @@ def edit_and_seal(folder: Path, edit: Edit) -> None:
 
 
 def rehash(folder: Path) -> None:
-    """Make sizes, hashes and seal right for whatever the files now are."""
+    """Make sizes, hashes and seal right for whatever the files now are; claim no more weights."""
 
     def measure(tree: Tree) -> None:
         for artifact in tree["artifacts"]:
             path = folder / artifact["file"]
-            artifact |= {"sha256": sha256_file(path), "size": path.stat().st_size}
+            size = path.stat().st_size
+            artifact |= {"sha256": sha256_file(path), "size": size}
+            artifact["weight_bytes"] = min(artifact["weight_bytes"], size)
 
     edit_and_seal(folder, measure)
 

@@ -94,7 +94,7 @@ def provenance_section(run: RunRecords) -> Section:
 def _training(record: TrainingRecord) -> Table:
     accuracy = record.victim_accuracy
     losses = [number(e.loss, 4) for e in record.epochs]
-    bounds = interval(number(100 * accuracy.low, 1), number(100 * accuracy.high, 1, "%"))
+    bounds = interval(percent(accuracy.low), percent(accuracy.high))
     top1 = (
         f"{percent(accuracy.top1, 2)}, {percent(accuracy.confidence, 0)} interval {bounds} "
         f"({count(accuracy.correct)} of {count(accuracy.count)} victims)"

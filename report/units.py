@@ -55,10 +55,10 @@ def points(value: float | None, *, signed: bool = False) -> str:
 
 
 def size(count: int | None) -> str:
-    """Return bytes as B, kB or MB with three significant digits (1 kB = 1000 bytes)."""
+    """Return bytes as B, kB, MB or GB with three significant digits (1 kB = 1000 bytes)."""
     if count is None:
         return NONE
-    for unit, step in (("MB", 10**6), ("kB", 10**3)):
+    for unit, step in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         # 999,600 bytes are 1.00 MB, not 1,000 kB.
         if count >= step * 0.9995:
             value = count / step

@@ -20,6 +20,7 @@ from report import units
         (999_600, "1.00 MB"),
         (1_600_000, "1.60 MB"),
         (6_530_000, "6.53 MB"),
+        (25_277_000_000, "25.3 GB"),
         (None, units.NONE),
     ],
 )
@@ -30,7 +31,7 @@ def test_sizes_are_decimal_with_three_digits(count: int | None, text: str) -> No
 @given(st.integers(min_value=0, max_value=1 << 40))
 def test_a_size_reads_back_within_its_precision(count: int) -> None:
     value, _, unit = units.size(count).partition("\u00a0")
-    factor = {"B": 1, "kB": 10**3, "MB": 10**6}[unit]
+    factor = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}[unit]
     assert float(value.replace(",", "")) * factor == pytest.approx(count, rel=0.0051)
 
 

@@ -257,7 +257,7 @@ class DecoderFamily:
             "settings": settings,
             "before": before,
             "threads": self._threads,
-            "torch": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
+            "torch": [str(torch.__version__), torch.backends.cpu.get_cpu_capability()],
         }
 
     def _load(self, cause: dict[str, Any], spec: DecoderSpec) -> Tried | None:

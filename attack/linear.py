@@ -21,6 +21,7 @@ _MOST_COLUMNS = 2048
 _MOST_NEIGHBOUR_COLUMNS = 1100
 _MOST_ROWS = 150_000
 _ROWS_AT_ONCE = 16_384
+_DENSE_SIDE = 4
 
 
 class LinearPath(nn.Module):
@@ -57,7 +58,8 @@ def kernels_for(grid: Grid) -> tuple[int, ...]:
         return (0,) if grid.channels <= _MOST_COLUMNS else ()
     wide = [k for k in (5, 3) if grid.channels * k**2 <= _MOST_NEIGHBOUR_COLUMNS]
     single = [1] if grid.channels <= _MOST_COLUMNS else []
-    dense = [0] if grid.channels * grid.side**2 <= _MOST_COLUMNS else []
+    small = grid.side <= _DENSE_SIDE and grid.channels * grid.side**2 <= _MOST_COLUMNS
+    dense = [0] if small else []
     return (*(wide or single)[:1], *dense)
 
 

@@ -98,7 +98,7 @@ def held_out_loss(decoder: Decoder, data: TrainingSet) -> float:
         for start in range(0, len(data.held_out), _EVALUATION_BATCH):
             index = data.held_out[start : start + _EVALUATION_BATCH]
             x, y = data.pairs(index)
-            error = (decoder(x).clamp_(0.0, 1.0) - y).square_()
+            error = (decoder(x).clamp(0.0, 1.0) - y).square_()
             total += float(error.mean(dtype=torch.float64)) * len(index)
     return total / len(data.held_out)
 

@@ -8,6 +8,8 @@ nodes.
 
 from __future__ import annotations
 
+import builtins
+import keyword
 import math
 import re
 from collections.abc import Callable
@@ -282,6 +284,10 @@ def _require_free(owner: nn.Module, name: str, path: str) -> None:
 _INSTANCE_NAMES = frozenset({"meta", "training", "graph", "code", "self"})
 
 
+#: Names that mean something in the source that torch.fx compiles.
+_RESERVED = frozenset({"self", *dir(builtins)})
+
+
 class _Builder:
     """Adds untrusted nodes to a graph; an argument may only name an earlier node."""
 
@@ -296,6 +302,8 @@ class _Builder:
             _keyword(k): _decode(v, self.earlier, MAX_DEPTH) for k, v in record.kwargs.items()
         }
         target = _TARGETS[record.op](record, args, kwargs)
+        if keyword.iskeyword(record.name) or record.name in _RESERVED:
+            raise BundleError(f"node name {record.name!r} is reserved")
         node = self.graph.create_node(record.op, target, args, kwargs, record.name)
         if node.name != record.name:
             raise BundleError(f"node name {record.name!r} is taken or reserved")

@@ -218,12 +218,17 @@ def _weights_of(module: Any) -> Tensors:
 def _dismantle_conv(path: str, module: Any, relu: bool) -> PlainModule:
     if module.padding_mode != "zeros":
         raise ExportError(f"convolution {path!r} pads by {module.padding_mode!r}, not by zeros")
-    settings = {key: getattr(module, key) for key in _CONV} | _output_of(module) | {"relu": relu}
-    return PlainModule("quantized.conv2d", settings, _weights_of(module))
+    settings = {key: getattr(module, key) for key in _CONV} | _output_of(module)
+    tensors = _weights_of(module)
+    return PlainModule(
+        "quantized.conv2d", settings | {"relu": relu, "bias": "bias" in tensors}, tensors
+    )
 
 
 def _dismantle_linear(path: str, module: Any, relu: bool) -> PlainModule:
-    return PlainModule("quantized.linear", _output_of(module) | {"relu": relu}, _weights_of(module))
+    tensors = _weights_of(module)
+    settings = _output_of(module) | {"relu": relu, "bias": "bias" in tensors}
+    return PlainModule("quantized.linear", settings, tensors)
 
 
 def _dismantle_batch_norm(path: str, module: Any, relu: bool) -> PlainModule:
@@ -256,8 +261,8 @@ _DISMANTLE: dict[str, Callable[[str, Any, bool], PlainModule]] = {
 
 
 def _assemble_conv(settings: Settings, tensors: Tensors) -> nn.Module:
-    _require_keys("settings", settings, {*_CONV, *_OUTPUT, "relu"})
-    weight, bias = _weight_and_bias(tensors, 4)
+    _require_keys("settings", settings, {*_CONV, *_OUTPUT, "relu", "bias"})
+    weight, bias = _weight_and_bias(settings, tensors, 4)
     pairs = [
         _pair(settings[key], least)
         for key, least in (("stride", 1), ("padding", 0), ("dilation", 1))
@@ -272,9 +277,9 @@ def _assemble_conv(settings: Settings, tensors: Tensors) -> nn.Module:
 
 
 def _assemble_linear(settings: Settings, tensors: Tensors) -> nn.Module:
-    _require_keys("settings", settings, {*_OUTPUT, "relu"})
+    _require_keys("settings", settings, {*_OUTPUT, "relu", "bias"})
     quantized = torch.ops.quantized
-    packed = quantized.linear_prepack(*_weight_and_bias(tensors, 2))
+    packed = quantized.linear_prepack(*_weight_and_bias(settings, tensors, 2))
     operator = quantized.linear_relu if _flag(settings["relu"]) else quantized.linear
     return QuantizedLayer(operator, packed, *_output(settings))
 
@@ -312,8 +317,10 @@ _ASSEMBLE: dict[str, Callable[[Settings, Tensors], nn.Module]] = {
 }
 
 
-def _weight_and_bias(tensors: Tensors, dimensions: int) -> tuple[Tensor, Tensor | None]:
-    _require_keys("tensors", {k: v for k, v in tensors.items() if k != "bias"}, _WEIGHT)
+def _weight_and_bias(
+    settings: Settings, tensors: Tensors, dimensions: int
+) -> tuple[Tensor, Tensor | None]:
+    _require_keys("tensors", tensors, _WEIGHT | ({"bias"} if _flag(settings["bias"]) else set()))
     weight, scale, zero_point = (tensors[key] for key in sorted(_WEIGHT))
     if weight.dtype != torch.int8 or weight.dim() != dimensions or weight.numel() == 0:
         raise ValueError(f"weight is no int8 tensor of {dimensions} dimensions")

@@ -115,7 +115,8 @@ class Oracle(fx.Interpreter):
         if node.op == "call_method":
             result: Tensor = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             return result
-        target: Callable[..., Tensor] = FLOAT64.get(node.target, node.target)
+        known: Any = node.target
+        target: Callable[..., Tensor] = FLOAT64.get(known, known)
         return target(*args, **kwargs)
 
 

@@ -15,9 +15,16 @@ from commands.recipe_options import force_option, json_option
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder  [default: RUN/report]"
 )
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the figures that a page may quote, as JSON (replaced when it exists).",
+)
 @force_option
 @json_option
-def command(run_folder: Path, out: Path | None, force: bool, as_json: bool) -> None:
+def command(
+    run_folder: Path, out: Path | None, results: Path | None, force: bool, as_json: bool
+) -> None:
     """Make report.md and report.html from the records in the folder RUN.
 
     Nothing is measured: a stage without a record is stated as not run. The HTML page holds its
@@ -25,9 +32,13 @@ def command(run_folder: Path, out: Path | None, force: bool, as_json: bool) -> N
     """
     require_export_extra("report", ("jinja2", "matplotlib"))
     from records import codec
+    from report.load import load_run
+    from report.results import results_of
     from report.write import write_report
 
     written = write_report(run_folder, out or run_folder / "report", replace=force)
+    if results is not None:
+        codec.write(results, results_of(load_run(run_folder)), replace=True)
     if as_json:
         paths = {"html": str(written.html), "markdown": str(written.markdown)}
         click.echo(codec.encode(paths).decode(), nl=False)

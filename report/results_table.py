@@ -61,7 +61,7 @@ def place_results(page: Path, results: Path) -> bool:
 
 def _split_markdown(split: SplitFigures, results: Results) -> str:
     fp32 = {_runtime(a): a for a in split.artifacts if a.precision == "fp32"}
-    rows = [_row(a, fp32.get(_runtime(a))) for a in split.artifacts]
+    rows = [_row(a, fp32.get(_runtime(a)), split) for a in split.artifacts]
     return "\n".join(
         [f"**`{split.split}`**: {_basis(split, results)}", "", _HEAD, _RULE, *rows, ""]
     )
@@ -85,14 +85,14 @@ def _basis(split: SplitFigures, results: Results) -> str:
     return "; ".join(parts) + "."
 
 
-def _row(artifact: ArtifactFigures, fp32: ArtifactFigures | None) -> str:
+def _row(artifact: ArtifactFigures, fp32: ArtifactFigures | None, split: SplitFigures) -> str:
     cells = (
         f"`{artifact.file}`",
         _size(artifact.weight_bytes, None if fp32 is None else fp32.weight_bytes),
         _size(artifact.file_bytes, None if fp32 is None else fp32.file_bytes),
         _accuracy(artifact),
         _parity(artifact),
-        "–" if artifact.speed is None else f"{artifact.speed.p50_ms:.3f} ms",
+        _latency(artifact, split),
         _speed(artifact),
         _psnr(artifact, "A0"),
         _psnr(artifact, "A1"),
@@ -128,6 +128,13 @@ def _parity(artifact: ArtifactFigures) -> str:
     if artifact.share_identical == 1.0:
         return "bit for bit"
     return f"{100 * artifact.share_within_1_lsb:.2f} % within 1 LSB, max {artifact.max_lsb}"
+
+
+def _latency(artifact: ArtifactFigures, split: SplitFigures) -> str:
+    if artifact.speed is None:
+        return "–"
+    # A noisy or throttled run's figures are not quoted.
+    return f"{artifact.speed.p50_ms:.3f} ms" if split.bench_valid else "INVALID"
 
 
 def _speed(artifact: ArtifactFigures) -> str:

@@ -139,7 +139,7 @@ class QuantizedLayer(nn.Module):
         self.zero_point = zero_point
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the operator on a quantized tensor."""
+        """Map quint8 (N, C, …) to quint8 (N, …) at the layer's own scale."""
         return self.operator(x, self.packed, self.scale, self.zero_point)
 
 
@@ -153,7 +153,7 @@ class QuantizedActivation(nn.Module):
         self.arguments = arguments
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the operator on a quantized tensor."""
+        """Map quint8 (N, C, …) to quint8 (N, …) at the layer's own scale."""
         return self.operator(x, *self.arguments)
 
 
@@ -163,7 +163,7 @@ class QuantizedBatchNorm(nn.Module):
     def __init__(
         self, tensors: Tensors, epsilon: float, scale: float, zero_point: int, relu: bool
     ) -> None:
-        """Keep weight, bias, mean and variance, each (channels,) float32."""
+        """Keep weight, bias, mean and variance, each float32 of shape (channels,)."""
         super().__init__()
         self.statistics = tuple(tensors[key] for key in _BATCH_NORM_TENSORS)
         self.arguments = (epsilon, scale, zero_point)
@@ -171,7 +171,7 @@ class QuantizedBatchNorm(nn.Module):
         self.operator = quantized.batch_norm2d_relu if relu else quantized.batch_norm2d
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the operator on a quantized tensor."""
+        """Map quint8 (N, C, …) to quint8 (N, …) at the layer's own scale."""
         result: Tensor = self.operator(x, *self.statistics, *self.arguments)
         return result
 

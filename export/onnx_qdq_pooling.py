@@ -11,6 +11,10 @@ from torch.nn import functional
 
 from export.onnx_qdq_writer import Call, OperatorWriter, QdqWriter, refuse
 
+#: ONNX Runtime's integer kernels of these round ties away from zero; a Round, to even as QNNPACK
+#: rounds, keeps them in float.
+_ROUNDED_AWAY = ("AveragePool",)
+
 
 def _max_pool(writer: QdqWriter, call: Call) -> None:
     """Maximum of the stored integers: the order is the same, so nothing is rounded."""
@@ -46,6 +50,8 @@ def _average(writer: QdqWriter, call: Call, kind: str, *extra: str, **attributes
     inputs = [writer.stored(source), unit, zero_point]
     integers = writer.graph.node("DequantizeLinear", inputs, f"{node.name}_integers")
     mean = writer.inner(call, kind, [integers, *extra], **attributes)
+    if kind in _ROUNDED_AWAY:
+        mean = writer.inner(call, "Round", [mean])
     rounded = writer.graph.node("QuantizeLinear", [mean, unit, zero_point], f"{node.name}_mean")
     writer.put_either(node, rounded, source)
 

@@ -26,6 +26,10 @@ ROUNDS = 30
 #: the subject before left behind. At least one run and at least this time.
 SETTLE_NS = 2_000_000
 
+#: A block that lasts this many times as long as planned is cut: on a machine that is suddenly busy
+#: a few microseconds can become half a second, and the run, INVALID anyway, would take an hour.
+MAX_BLOCK_STRETCH = 3
+
 Clock = Callable[[], int]
 
 
@@ -59,6 +63,8 @@ class Measured:
 class _Tally:
     subject: Subject
     block_runs: int
+    least_runs: int
+    most_ns: float
     blocks: list[tuple[int, ...]]
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0
@@ -80,8 +86,10 @@ def interleave(
     """Time every subject, interleaved in one run.
 
     Each subject is warmed up for ≥ ``warmup_runs`` runs and ≥ ``warmup_seconds``. Then rounds
-    follow: in each, every subject runs one block, in an order drawn from ``recipe.seed``. It ends
-    after ≥ 30 rounds, when each subject has ≥ ``runs`` samples that sum to ≥ ``seconds``.
+    follow: in each, every subject runs one block, in an order drawn from ``recipe.seed``. A block
+    is as many runs as fill its share of ``seconds`` at warm speed; it is cut at three times that
+    share, but not below its share of ``runs``. It ends after ≥ 30 rounds, when each subject has
+    ≥ ``runs`` samples that sum to ≥ ``seconds``.
     Python's garbage collector is off inside blocks.
 
     Args:
@@ -128,8 +136,10 @@ def _warmed_up(subject: Subject, recipe: BenchRecipe, clock: Clock) -> _Tally:
         samples.append(clock() - before)
     # The later half is warm; a block lasts seconds / ROUNDS at that speed.
     warm = max(1, nearest_rank(samples[len(samples) // 2 :], 50))
-    by_time = math.ceil(recipe.seconds * 1e9 / ROUNDS / warm)
-    return _Tally(subject, max(by_time, math.ceil(recipe.runs / ROUNDS)), [])
+    share_ns = recipe.seconds * 1e9 / ROUNDS
+    least = math.ceil(recipe.runs / ROUNDS)
+    runs = max(least, math.ceil(share_ns / warm))
+    return _Tally(subject, runs, least, MAX_BLOCK_STRETCH * max(share_ns, runs * warm), [])
 
 
 def _block(tally: _Tally, clock: Clock) -> None:
@@ -139,12 +149,15 @@ def _block(tally: _Tally, clock: Clock) -> None:
         run()
         while clock() - start < SETTLE_NS:
             run()
-        samples = [0] * tally.block_runs
+        samples: list[int] = []
         cpu, wall = time.process_time(), time.perf_counter()
-        for i in range(tally.block_runs):
+        end = clock() + tally.most_ns
+        while len(samples) < tally.block_runs:
             before = clock()
+            if before > end and len(samples) >= tally.least_runs:
+                break
             run()
-            samples[i] = clock() - before
+            samples.append(clock() - before)
         tally.cpu_seconds += time.process_time() - cpu
         tally.wall_seconds += time.perf_counter() - wall
     tally.blocks.append(tuple(samples))

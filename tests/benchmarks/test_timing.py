@@ -84,6 +84,24 @@ def test_rounds_are_added_until_the_floors_are_reached() -> None:
     assert measured.samples.sum() >= 3e9
 
 
+def test_a_block_is_cut_when_the_machine_becomes_a_thousand_times_slower() -> None:
+    clock = FakeClock()
+    calls = 0
+
+    def slow_after_warm_up() -> None:
+        nonlocal calls
+        calls += 1
+        clock.now += 100_000 if calls <= 5000 else 100_000_000
+
+    (measured,) = interleave([Subject("x", slow_after_warm_up)], BenchRecipe(), clock=clock)
+    share = 3.0 / ROUNDS
+    for block in measured.blocks:
+        assert len(block) >= 100 / ROUNDS
+        assert sum(block[:-1]) / 1e9 <= max(3 * share, 4 * 0.1)
+    # Without the cut each of the 30 blocks would last 1,000 runs of 0.1 s.
+    assert measured.samples.sum() / 1e9 < 20
+
+
 @pytest.mark.parametrize(("nanoseconds", "expected"), [(1_000_000, 500), (200_000_000, 10)])
 def test_warm_up_has_both_floors(nanoseconds: int, expected: int) -> None:
     clock = FakeClock()

@@ -2,7 +2,8 @@
 
 What is verified proves that the bundle is whole, consistent and harmless to load; it does not
 prove who made it. A bundle that somebody resealed with other valid weights is another bundle, not
-a corrupted one: that would need a signature.
+a corrupted one: that would need a signature. Nor does it bound what an artifact costs to run: a
+valid network can still be a slow one.
 
 Between verifying and loading by path a file could be exchanged by whoever may write to the folder.
 A runtime that accepts bytes should therefore load ``Bundle.read(artifact)``, which hashes again the

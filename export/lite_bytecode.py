@@ -17,7 +17,6 @@ from export.lite_operators import OPERATORS
 MAX_INSTRUCTIONS = 500_000
 MAX_REGISTERS = 100_000
 
-_METHOD = re.compile(r"__torch__(\.\w+)+\.forward", re.ASCII)
 _TYPE = re.compile(r"[A-Za-z, \[\]]{1,200}")
 #: ``forward`` takes the module itself and one tensor.
 _ARGUMENTS = 2
@@ -50,12 +49,14 @@ class _Step:
     jumps: tuple[int, ...] = (1,)
 
 
-def check_bytecode(table: Any, version: int | None) -> frozenset[str]:
+def check_bytecode(table: Any, version: int | None, module: str) -> frozenset[str]:
     """Verify a walked ``bytecode.pkl``.
 
     Args:
         table: the value of the walked pickle: (version, (name, body, schema)).
         version: the bytecode version that the manifest states.
+        module: the qualified class of the object in ``data.pkl``; the runtime crashes where the
+            method is of another class.
 
     Returns:
         The qualified names of the operators that it may call.
@@ -72,9 +73,9 @@ def check_bytecode(table: Any, version: int | None) -> frozenset[str]:
     method = table[1]
     if not isinstance(method, tuple) or len(method) != 3 or not isinstance(method[0], str):
         raise BytecodeError("its method is no (name, body, schema)")
-    if not _METHOD.fullmatch(method[0]):
-        raise BytecodeError(f"its method is called {method[0][:100]!r}, not forward")
-    _check_schema(method[2])
+    if method[0] != f"{module}.forward":
+        raise BytecodeError(f"its method is called {method[0][:100]!r}, not {module}.forward")
+    _check_schema(method[2], module)
     function = _read_function(method[1])
     _check_flow(function)
     return frozenset(function.operators)
@@ -92,16 +93,16 @@ def _fields(value: Any, names: tuple[str, ...], what: str) -> list[Any]:
     return [pair[1] for pair in value]
 
 
-def _check_schema(schema: Any) -> None:
+def _check_schema(schema: Any, module: str) -> None:
     arguments, returns = _fields(schema, ("arguments", "returns"), "schema")
     for value, count, what in ((arguments, _ARGUMENTS, "takes"), (returns, 1, "returns")):
         if not isinstance(value, tuple) or len(value) != count:
             raise BytecodeError(f"its forward {what} other than {count} values")
     types = [
         _fields(value, ("name", "type", "default_value"), "schema")[1]
-        for value in (arguments[1], returns[0])
+        for value in (*arguments, *returns)
     ]
-    if types != ["Tensor", "Tensor"]:
+    if types != [module, "Tensor", "Tensor"]:
         raise BytecodeError("its forward does not take and return one Tensor")
 
 

@@ -24,6 +24,7 @@ from export.pickle_walk import (
     AllowList,
     Call,
     ForbiddenNameError,
+    Instance,
     Name,
     NonFiniteNumberError,
     Persistent,
@@ -81,9 +82,9 @@ _DATA = AllowList(
     make=lambda text: _PACKED.fullmatch(text) is not None,
 )
 _OBJECT = AllowList(
-    name=lambda text: _DATA.name(text) or _MODULE.fullmatch(text) is not None,
-    call=_CALLS.__contains__,
-    make=lambda text: _MODULE.fullmatch(text) is not None or _DATA.make(text),
+    name=lambda text: _MODULE.fullmatch(text) is not None,
+    call=lambda _: False,
+    make=lambda text: _MODULE.fullmatch(text) is not None,
 )
 
 _PICKLES: dict[str, AllowList] = {
@@ -118,7 +119,9 @@ def scan_lite(data: bytes, artifact: Artifact, where: str) -> None:
         _check_members(members)
         walked = {name: _walk(name, members[name]) for name in _PICKLES}
         _check_version(walked["bytecode.pkl"], artifact, where)
-        operators = check_bytecode(walked["bytecode.pkl"].value, artifact.bytecode_version)
+        module = _module_of(walked["data.pkl"])
+        table = walked["bytecode.pkl"].value
+        operators = check_bytecode(table, artifact.bytecode_version, module)
         _check_kind(operators, artifact, where)
         for name, found in walked.items():
             _check_data(name, found, members)
@@ -176,6 +179,14 @@ def _check_version(bytecode: Walked, artifact: Artifact, where: str) -> None:
             f"{where} has bytecode version {found} and its manifest says "
             f"{artifact.bytecode_version}; export again"
         )
+
+
+def _module_of(data: Walked) -> str:
+    """Return the qualified class of the one object, which freezing leaves without attributes."""
+    module = data.value
+    if not isinstance(module, Instance) or module.state != {}:
+        raise PickleError("in data.pkl, it holds more than one frozen module")
+    return module.kind.text.replace(" ", ".")
 
 
 def _check_kind(operators: frozenset[str], artifact: Artifact, where: str) -> None:

@@ -704,6 +704,19 @@ def test_the_good_bundle_loads_and_so_does_a_copy_sealed_again(good: Path, tmp_p
     assert load_bundle(tmp_path / "copy").manifest == load_bundle(good).manifest
 
 
+@pytest.mark.parametrize("file", ["edge_int8.ptl", "server_fp32.onnx", TENSORS])
+def test_the_same_edits_without_the_poison_load(good: Path, tmp_path: Path, file: str) -> None:
+    """So what is refused above is refused for what was planted, not for how it was planted."""
+    repack: dict[str, Callable[[bytes], bytes]] = {
+        "edge_int8.ptl": lambda d: put_together(taken_apart(d)),
+        "server_fp32.onnx": edited(lambda m: None),
+        TENSORS: lambda d: save(load(d)),
+    }
+    shutil.copytree(good, tmp_path / "copy")
+    change(tmp_path / "copy", file, repack[file], seal=True)
+    load_bundle(tmp_path / "copy")
+
+
 def test_the_payload_would_run_if_it_were_unpickled(marker: Path) -> None:
     """The positive control: without it, no marker would prove nothing."""
     program = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
@@ -727,6 +740,27 @@ def test_a_corrupted_bundle_is_refused_by_name(
     assert str(tmp_path) in text or MANIFEST_NAME in text
     assert len(text) < 1500
     assert not marker.exists()
+
+
+def test_random_sealed_damage_is_refused_or_is_valid_and_nothing_else_is_raised(
+    good: Path, tmp_path: Path
+) -> None:
+    """With hashes made right, one changed byte may be another valid weight, and no more."""
+    rng = random.Random(0)
+    folder = tmp_path / "bundle"
+    shutil.copytree(good, folder)
+    refused = 0
+    for _ in range(80):
+        file = rng.choice(list(FILES.values()))
+        kept = (folder / file).read_bytes()
+        change(folder, file, lambda data: flip(data, rng), seal=True)
+        with at_most(20):
+            try:
+                load_bundle(folder)
+            except BundleError:
+                refused += 1
+        (folder / file).write_bytes(kept)
+    assert refused > 40
 
 
 COMMAND_LINE = [

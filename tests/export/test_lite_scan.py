@@ -252,7 +252,32 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(
             scan_lite(put_together(bad), as_claimed(artifact, "fp32"), "bad.ptl")
 
 
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        # Another class than the method's: the mobile loader crashes on it.
+        b"\x80\x02c__torch__.torch.fx.graph_module\nGraphModulf\n)\x81}(ub.",
+        b"\x80\x02c__torch__.torch.fx.graph_module\nGraphModule\n)\x81.",
+        b"\x80\x02c__torch__.torch.fx.graph_module\nGraphModule\n)\x81}(X\x01\0\0\0aK\x01ub.",
+        b"\x80\x02}(ub.",
+    ],
+)
+def test_the_object_must_be_the_one_frozen_module(
+    members: dict[str, bytes], artifact: Artifact, pickled: bytes
+) -> None:
+    with pytest.raises(MalformedArtifactError):
+        scan_lite(put_together({**members, "data.pkl": pickled}), artifact, "bad.ptl")
+
+
 # What follows changes one entry of a real bytecode table.
+
+
+def module_of(table: Any) -> str:
+    return str(table[1][0].removesuffix(".forward"))
+
+
+def check(table: Any, artifact: Artifact) -> None:
+    check_bytecode(table, artifact.bytecode_version, module_of(table))
 
 
 def replaced(table: Any, part: str, edit: Callable[[Any], Any]) -> Any:
@@ -272,7 +297,7 @@ def instruction(table: Any, wanted: str, new: tuple[str, int, int]) -> Any:
 def test_the_real_table_passes_and_all_its_operators_are_on_the_list(
     table: Any, artifact: Artifact
 ) -> None:
-    check_bytecode(table, artifact.bytecode_version)
+    check(table, artifact)
     body = dict(table[1][1])
     assert {operator[0] for operator in body["operators"]} <= OPERATORS
 
@@ -304,7 +329,7 @@ def test_instructions_out_of_bounds_are_refused(
     table: Any, artifact: Artifact, wanted: str, new: tuple[str, int, int], reason: str
 ) -> None:
     with pytest.raises(BytecodeError, match=reason):
-        check_bytecode(instruction(table, wanted, new), artifact.bytecode_version)
+        check(instruction(table, wanted, new), artifact)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +339,7 @@ def test_instructions_that_no_edge_needs_are_refused(
     table: Any, artifact: Artifact, name: str
 ) -> None:
     with pytest.raises(ForbiddenOperatorError, match=name):
-        check_bytecode(instruction(table, "LOADC", (name, 0, 0)), artifact.bytecode_version)
+        check(instruction(table, "LOADC", (name, 0, 0)), artifact)
 
 
 def test_a_stack_that_depends_on_the_path_is_refused(table: Any, artifact: Artifact) -> None:
@@ -323,11 +348,9 @@ def test_a_stack_that_depends_on_the_path_is_refused(table: Any, artifact: Artif
     start = (("STOREN", 1, 2),)
     bad = replaced(table, "instructions", lambda _: start + code)
     with pytest.raises(BytecodeError, match="depends on the path"):
-        check_bytecode(bad, artifact.bytecode_version)
+        check(bad, artifact)
     straight = (("LOAD", 1, 0), ("LOAD", 1, 0), ("JF", 1, 0), ("RET", 0, 0))
-    check_bytecode(
-        replaced(table, "instructions", lambda _: start + straight), artifact.bytecode_version
-    )
+    check(replaced(table, "instructions", lambda _: start + straight), artifact)
 
 
 @pytest.mark.parametrize(
@@ -337,8 +360,8 @@ def test_a_stack_that_depends_on_the_path_is_refused(table: Any, artifact: Artif
         (lambda t: [*t], "exactly one method"),
         (lambda t: (True, t[1]), "exactly one method"),
         (lambda t: (t[0], t[1][:2]), "no .name, body, schema"),
-        (lambda t: (t[0], ("os.system", *t[1][1:])), "not forward"),
-        (lambda t: (t[0], ("__torch__.Edge.__setstate__", *t[1][1:])), "not forward"),
+        (lambda t: (t[0], ("os.system", *t[1][1:])), "not __torch__"),
+        (lambda t: (t[0], ("__torch__.Edge.forward", *t[1][1:])), "not __torch__"),
         (lambda t: (t[0], (t[1][0], t[1][1][:4], t[1][2])), "exactly instructions"),
         (lambda t: (t[0], (t[1][0], t[1][1], ())), "exactly arguments"),
         (lambda t: replaced(t, "register_size", lambda _: -1), "registers"),
@@ -358,7 +381,7 @@ def test_malformed_tables_are_refused(
     table: Any, artifact: Artifact, change: Callable[[Any], Any], reason: str
 ) -> None:
     with pytest.raises(BytecodeError, match=reason):
-        check_bytecode(change(table), artifact.bytecode_version)
+        check_bytecode(change(table), artifact.bytecode_version, module_of(table))
 
 
 def test_random_damage_to_pickles_is_refused_or_leaves_a_valid_file(

@@ -24,8 +24,9 @@ from records.errors import ExportError
 #: Traced with two images and proved with three, so that a fixed batch size cannot pass.
 _TRACED_BATCH = 2
 _PROVED_BATCH = 3
-#: Largest difference from torch, relative to the largest output (or 1 where all are smaller). Images
-#: differ by 1e-5; noise fed to a whole server half by up to 1.4e-4 (torch from float64: 0.7e-4).
+#: Largest difference from torch, relative to the largest output (or 1 where all are smaller).
+#: Images differ by 1e-5; noise fed to a whole server half by up to 1.4e-4 (torch
+#: itself from float64: 0.7e-4).
 _RELATIVE_TOLERANCE = 1e-3
 _ERRORS_ONLY = 3
 

@@ -47,7 +47,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             DataParallel's prefix ``module.`` removed.
 
     Returns:
-        CPU tensors by name.
+        CPU tensors by name, with the shapes and dtypes of the file.
 
     Raises:
         ModelError: missing, damaged, not a mapping of tensors, or a value that is not finite.

@@ -35,7 +35,7 @@ class OnnxGraph:
         return chosen
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> str:
-        """Store an array as an initializer and return its name."""
+        """Store an array of any shape and dtype as an initializer and return its name."""
         chosen = self.unused(name)
         self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), chosen))
         return chosen

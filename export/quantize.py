@@ -112,7 +112,7 @@ def quantize_edge(
 
     Args:
         edge: FP32 edge of ``baseline.split``; it is copied, not changed.
-        calibration: preprocessed batches (n, 3, S, S) float32.
+        calibration: preprocessed batches of shape (n, 3, S, S), float32.
         recipe: which observers watch weights and activations.
 
     Raises:

@@ -72,6 +72,9 @@ def do_stage(stage: Stage, run: Path) -> StageRecord:
 
     Returns:
         The record just written.
+
+    Raises:
+        RecordError: the stage ended without leaving what it promised.
     """
     _record_path(stage, run).unlink(missing_ok=True)
     started_at, start = datetime.now(UTC).isoformat(), time.perf_counter()

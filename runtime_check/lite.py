@@ -95,7 +95,7 @@ class LoadedLite:
 
 
 def as_array(output: object, name: str) -> npt.NDArray[Any]:
-    """Return a program's result as an array.
+    """Return a program's result as an array: (N, *boundary), float32 or uint8.
 
     Raises:
         ArtifactError: the result is not one plain tensor.

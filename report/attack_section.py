@@ -30,6 +30,7 @@ from report.leaks import find_artifact, floor_db, results_of
 from report.load import RunRecords, SplitRecords, StoredPicture
 from report.units import (
     NONE,
+    as_sentence,
     count,
     decibels,
     interval,
@@ -38,6 +39,7 @@ from report.units import (
     seconds,
     shape,
     size,
+    small,
 )
 from report.wording import TONES
 
@@ -135,8 +137,8 @@ def _distribution(record: AttackRecord, group: list[ArtifactAttack]) -> Picture:
             f"floor {decibels(floor)}."
         ),
         caption=(
-            f"recon_psnr_db of each victim image, rebuilt from the outputs of {names}; further "
-            "right is a better reconstruction."
+            f"Share of the victim images that are rebuilt at least so well from the outputs of "
+            f"{names}; further right is a better reconstruction."
         ),
     )
 
@@ -157,8 +159,9 @@ def _attack(records: SplitRecords) -> list[Block]:
             f"of {data.source} ({pool}; {count(data.validation_images)} of them held out to stop "
             f"the training), scored at {data.native_size} × {data.native_size} pixels, data range "
             f"1. Boundary {shape(record.boundary_shape)}, {size(record.wire_bytes_per_image)} per "
-            f"image. Decoder: {record.decoder}."
+            "image."
         ),
+        Paragraph(as_sentence(f"Decoder: {record.decoder}")),
         _verdict_table(record),
         _leak_table(record),
         _control_table(record),
@@ -276,8 +279,8 @@ def _gate_table(caption: str, gates: tuple[Gate, ...], note: str = "") -> Table:
             (
                 text(g.name),
                 text(NONE) if g.artifact is None else code(g.artifact),
-                text(number(g.measured, 2, g.unit)),
-                text(f"{g.relation} {number(g.limit, 2, g.unit)}"),
+                text(small(g.measured, 2, g.unit)),
+                text(f"{g.relation} {small(g.limit, 2, g.unit)}"),
                 text("passed", "good") if g.passed else text("failed", "bad"),
                 text(g.meaning),
             )
@@ -339,7 +342,7 @@ def _decoder(
         text(candidate.capacity),
         text(count(candidate.parameters)),
         text(count(candidate.epochs)),
-        text(number(candidate.best_val_loss, 5)),
+        text(small(candidate.best_val_loss, 5)),
         text(candidate.stopped),
         text(seconds(sum(c.seconds for c in candidates))),
     )

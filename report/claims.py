@@ -57,8 +57,13 @@ def claims_table(run: RunRecords) -> Table:
 
 
 def claims_remarks(run: RunRecords) -> tuple[Paragraph, ...]:
-    """Return what must be said beside the table: which network the sizes are of, A0 against A1."""
+    """Return what must be said beside the table: sizes of which network, chance, A0 and A1."""
     remarks = _whole_network(run)
+    if at_chance(run):
+        remarks.append(
+            "The FP32 network itself is not shown to be better than guessing: that little accuracy "
+            "is lost means nothing here, so that claim stays open."
+        )
     remarks += [line for s in run.splits for line in _static_against_adaptive(s)]
     return tuple(Paragraph(remark) for remark in remarks)
 
@@ -90,12 +95,19 @@ def accuracy_findings(run: RunRecords) -> list[Finding]:
             if drop is None:
                 continue
             answer: Answer = "open"
-            if drop.high < CLAIMED_DROP_POINTS:
+            if drop.high < CLAIMED_DROP_POINTS and not at_chance(run):
                 answer = "holds"
             elif drop.low >= CLAIMED_DROP_POINTS:
                 answer = "fails"
             found.append(Finding(records.split, checked.artifact, answer, drop.estimate))
     return found
+
+
+def at_chance(run: RunRecords) -> bool:
+    """Return whether the FP32 network was not shown to be better than guessing a class."""
+    if run.training is None or not run.training.data.classes:
+        return False
+    return run.training.victim_accuracy.low <= 1 / len(run.training.data.classes)
 
 
 def privacy_findings(run: RunRecords) -> list[Finding]:

@@ -83,27 +83,40 @@ class FileSize:
 
 
 def psnr_distribution(series: Sequence[Series], floor_db: float | None) -> bytes:
-    """Return step histograms of per-image ``recon_psnr_db`` (share of images per bin).
+    """Return, for each line, the share of images that are rebuilt at least so well.
+
+    The complementary cumulative distribution of per-image ``recon_psnr_db``, exact at the bins'
+    edges; unlike a histogram it can be read with a hundred images as with ten thousand.
 
     Args:
         series: at most four lines.
-        floor_db: what the mean image reaches, drawn as a dotted line.
+        floor_db: what the mean image reaches on average, drawn as a dotted line.
     """
     with _figure(2.7) as (figure, axes):
         for one, (colour, dash) in zip(series, SERIES_STYLES, strict=False):
-            total = max(sum(one.counts), 1)
-            shares = [100 * count / total for count in one.counts]
-            edges = [one.first_db + i * one.bin_db for i in range(len(shares) + 1)]
-            axes.stairs(shares, edges, color=colour, linestyle=dash, lw=1.4, label=one.label)
+            edges, shares = at_least_shares(one)
+            axes.plot(edges, shares, color=colour, linestyle=dash, lw=1.6, label=one.label)
         if floor_db is not None:
             axes.axvline(floor_db, color=INK, linestyle=":", lw=1.1, label="floor: mean image")
-        axes.set_xlabel("recon_psnr_db per image (dB)")
-        axes.set_ylabel("images (%)")
+        axes.set_xlabel("recon_psnr_db (dB)")
+        axes.set_ylabel("images with at least so much (%)")
         axes.set_xlim(*_occupied(series, floor_db))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 102)
         axes.grid(axis="y")
         _legend_above(axes)
         return _svg(figure)
+
+
+def at_least_shares(series: Series) -> tuple[list[float], list[float]]:
+    """Return the bins' edges in dB and the per cent of images at or above each edge."""
+    edges = [series.first_db + i * series.bin_db for i in range(len(series.counts) + 1)]
+    total = max(sum(series.counts), 1)
+    left = sum(series.counts)
+    shares = [100 * left / total]
+    for count in series.counts:
+        left -= count
+        shares.append(100 * left / total)
+    return edges, shares
 
 
 def latency_percentiles(rows: Sequence[Latency]) -> bytes:

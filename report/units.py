@@ -28,6 +28,22 @@ def number(value: float | None, digits: int, unit: str = "", *, signed: bool = F
     return sign + text + (f"\u00a0{unit}" if unit else "")
 
 
+def small(value: float, digits: int, unit: str = "") -> str:
+    """Return a number with fixed decimals, or with an exponent where those would show only zeros.
+
+    Args:
+        value: any number.
+        digits: decimals after the point.
+        unit: appended after a no-break space when not empty.
+    """
+    if value == 0 or math.isnan(value) or abs(value) >= 0.5 * 10**-digits:
+        return number(value, digits, unit)
+    mantissa, _, exponent = f"{abs(value):.1e}".partition("e")
+    sign = "−" if value < 0 else ""
+    power = str(int(exponent)).replace("-", "−")
+    return f"{sign}{mantissa}e{power}" + (f"\u00a0{unit}" if unit else "")
+
+
 def decibels(value: float | None, *, signed: bool = False) -> str:
     """Return dB to two decimals."""
     return number(value, 2, "dB", signed=signed)

@@ -8,7 +8,7 @@ from records.attack import ArtifactVerdict, AttackRecord, Gate, Verdict
 from report.document import SplitVerdicts, Tone, VerdictLine
 from report.leaks import ATTACKERS, baseline_psnr_db, find_artifact, floor_db, mean_psnr_db
 from report.load import RunRecords, SplitRecords
-from report.units import NONE, as_sentence, count, decibels, number, percent, shape, size
+from report.units import NONE, as_sentence, count, decibels, percent, shape, size, small
 
 TONES: dict[Verdict, Tone] = {"HOLDS": "good", "DENIED": "bad", "INCONCLUSIVE": "warn"}
 
@@ -64,7 +64,7 @@ def sentence(record: AttackRecord, verdict: ArtifactVerdict) -> str:
 def gate_text(gate: Gate) -> str:
     """Return a gate as ``name of artifact: measured, required relation limit``."""
     of = "" if gate.artifact is None else f" of {gate.artifact}"
-    measured, limit = number(gate.measured, 2, gate.unit), number(gate.limit, 2, gate.unit)
+    measured, limit = small(gate.measured, 2, gate.unit), small(gate.limit, 2, gate.unit)
     return f"{gate.name}{of}: {measured}, required {gate.relation} {limit}"
 
 

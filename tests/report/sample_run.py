@@ -81,6 +81,7 @@ class Sample:
     speed: bench.SpeedVerdict = "no speed-up shown"
     drop_points: tuple[float, float, float] = (1.9, 0.8, 3.0)
     gate_passed: bool = True
+    top1: float = 0.558
     float_nodes: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ("study.png", "worst.png")
     seeds: tuple[int, ...] = field(default=(0,))
@@ -165,7 +166,12 @@ def training_record(sample: Sample) -> training.TrainingRecord:
             for i in range(3)
         ),
         victim_accuracy=training.Accuracy(
-            correct=1116, count=2000, top1=0.558, low=0.536, high=0.58, confidence=0.95
+            correct=round(2000 * sample.top1),
+            count=2000,
+            top1=sample.top1,
+            low=sample.top1 - 0.022,
+            high=sample.top1 + 0.022,
+            confidence=0.95,
         ),
         device="cpu",
         threads=2,

@@ -66,6 +66,13 @@ def test_accuracy_is_judged_by_its_interval(
     assert {f.answer for f in findings} == {answer}
 
 
+def test_a_network_that_guesses_has_no_accuracy_to_lose(tmp_path: Path) -> None:
+    run = run_of(tmp_path, Sample(top1=0.26, drop_points=(0.0, -0.1, 0.1)))
+    assert {f.answer for f in accuracy_findings(run)} == {"open"}
+    assert any("guessing" in p.text for p in claims_remarks(run))
+    assert not any("guessing" in p.text for p in claims_remarks(run_of(tmp_path / "b")))
+
+
 def test_privacy_follows_the_verdicts(tmp_path: Path) -> None:
     assert {f.answer for f in privacy_findings(run_of(tmp_path))} == {"fails"}
     row = row_of(run_of(tmp_path / "b", Sample(verdict="HOLDS")), "Harder to invert")

@@ -57,3 +57,9 @@ def test_an_invalid_latency_is_said_in_the_plot() -> None:
 def test_labels_are_never_read_as_formulas() -> None:
     parse(plots.size_bars([plots.FileSize("$\\frac{a}$ <b>", 2000, 500, False)]))
     parse(plots.latency_percentiles([]))
+
+
+def test_shares_of_images_at_or_above_each_edge() -> None:
+    edges, shares = plots.at_least_shares(plots.Series("a", 10.0, 0.5, (1, 0, 3)))
+    assert edges == [10.0, 10.5, 11.0, 11.5]
+    assert shares == [100.0, 75.0, 75.0, 0.0]

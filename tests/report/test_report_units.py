@@ -104,3 +104,17 @@ def test_a_share_rounded_down_is_below_by_less_than_its_last_digit(part: int, re
 def test_remarks_become_sentences() -> None:
     assert units.as_sentence("measured on x86") == "Measured on x86."
     assert units.as_sentence("Done.") == "Done."
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0.00 dB"),
+        (1e-6, "1.0e−6 dB"),
+        (-2e-4, "−2.0e−4 dB"),
+        (0.006, "0.01 dB"),
+        (3, "3.00 dB"),
+    ],
+)
+def test_a_tiny_limit_is_not_shown_as_zero(value: float, text: str) -> None:
+    assert units.small(value, 2, "dB").replace("\u00a0", " ") == text

@@ -99,7 +99,7 @@ def psnr_distribution(series: Sequence[Series], floor_db: float | None) -> bytes
         if floor_db is not None:
             axes.axvline(floor_db, color=INK, linestyle=":", lw=1.1, label="floor: mean image")
         axes.set_xlabel("recon_psnr_db (dB)")
-        axes.set_ylabel("images with at least so much (%)")
+        axes.set_ylabel("images rebuilt so well (%)")
         axes.set_xlim(*_occupied(series, floor_db))
         axes.set_ylim(0, 102)
         axes.grid(axis="y")

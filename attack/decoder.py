@@ -13,13 +13,13 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import leaky_relu
 
 from attack.geometry import Grid, grid_of, move_between, to_grid, trunk_side, unfold_blocks
 from attack.linear import LinearPath
 
 #: Changes whenever an older cached decoder would no longer be what this code computes.
-VERSION = 1
+VERSION = 2
 
 DESCRIPTION = (
     "Features standardised per channel by the attacker's statistics; ridge regression from each "
@@ -30,9 +30,10 @@ DESCRIPTION = (
 )
 
 #: Width and number of residual blocks of each capacity; ``linear`` is the closed form alone.
-CAPACITIES = {"linear": (0, 0), "small": (96, 2), "large": (160, 3)}
+CAPACITIES = {"linear": (0, 0), "small": (64, 2), "large": (128, 3)}
 _MOST_VECTOR = 2048
 _BOTTLENECK = 512
+_SLOPE = 0.1
 
 
 class DecoderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,7 +50,7 @@ class DecoderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(x))), 3×3, the second convolution zero at the start."""
+    """x + conv(leaky relu(conv(x))), 3×3, the second convolution zero at the start."""
 
     def __init__(self, width: int) -> None:
         """Build both convolutions with ``width`` channels."""
@@ -60,7 +61,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, width, t, t) to the same shape."""
-        y: Tensor = x + self.second(relu(self.first(x)))
+        y: Tensor = x + self.second(_bent(self.first(x)))
         return y
 
 
@@ -77,7 +78,7 @@ class Entry(nn.Module):
             channels *= (grid.side // side) ** 2
         layers: list[nn.Module] = []
         if grid.side == 1 and channels > _MOST_VECTOR:
-            layers = [nn.Conv2d(channels, _BOTTLENECK, 1), nn.ReLU()]
+            layers = [nn.Conv2d(channels, _BOTTLENECK, 1), nn.LeakyReLU(_SLOPE)]
             channels = _BOTTLENECK
         kernel = 1 if grid.side == 1 else 3
         layers.append(nn.Conv2d(channels, width * self.expand**2, kernel, padding=kernel // 2))
@@ -106,7 +107,7 @@ class Trunk(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map grid features (N, channels, side, side) to images (N, 3, H, W)."""
-        return unfold_blocks(self.exit(relu(self.blocks(self.entry(x)))), self.block)
+        return unfold_blocks(self.exit(_bent(self.blocks(self.entry(x)))), self.block)
 
 
 class Decoder(nn.Module):
@@ -204,6 +205,11 @@ def decoder_from(spec: DecoderSpec, kernel: int | None, tensors: dict[str, Any])
     decoder = Decoder(spec, state["mean"], state["scale"], path)
     decoder.load_state_dict(state)
     return decoder.eval()
+
+
+def _bent(x: Tensor) -> Tensor:
+    # A plain ReLU died here in the first steps, while the exit's weights are still next to zero.
+    return leaky_relu(x, _SLOPE)
 
 
 def _zero(layer: nn.Conv2d) -> None:

@@ -1,0 +1,81 @@
+"""The decoder takes any boundary, starts from the closed form, and is stored whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from attack.decoder import (
+    Decoder,
+    DecoderSpec,
+    decoder_from,
+    statistics_of,
+    tensors_of,
+)
+from attack.linear import constant_path
+
+BOUNDARIES = [
+    (24, 8, 8),
+    (24, 7, 7),
+    (40, 4, 4),
+    (16, 16, 16),
+    (8, 32, 32),
+    (3, 64, 64),
+    (6, 48, 48),
+    (64, 2, 2),
+    (64, 1, 1),
+    (64,),
+    (3000,),
+    (5, 6),
+]
+
+
+def decoder(boundary: tuple[int, ...], side: int = 32, capacity: str = "small") -> Decoder:
+    spec = DecoderSpec(boundary=boundary, image_side=side, capacity=capacity)
+    channels = boundary[0] if len(boundary) != 2 else boundary[0] * boundary[1]
+    torch.manual_seed(0)
+    path = constant_path(spec.grid, torch.full((1, 3, side, side), 0.25))
+    return Decoder(spec, torch.zeros(channels), torch.ones(channels), path)
+
+
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_any_boundary_is_decoded_and_starts_at_the_closed_form(boundary: tuple[int, ...]) -> None:
+    made = decoder(boundary)
+    x = torch.randn(2, *boundary)
+    image = made(x)
+    assert image.shape == (2, 3, 32, 32)
+    assert torch.equal(image, torch.full_like(image, 0.25))
+    image.sum().backward()
+    assert made.trunk is not None
+    gradient = made.trunk.exit.weight.grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize("side", [8, 28, 31, 96])
+def test_any_image_side_is_decoded(side: int) -> None:
+    assert decoder((4, 7, 7), side)(torch.randn(1, 4, 7, 7)).shape == (1, 3, side, side)
+
+
+def test_a_stored_decoder_gives_the_same_bits() -> None:
+    made = decoder((24, 8, 8)).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.01)
+        x = torch.randn(3, 24, 8, 8)
+        again = decoder_from(made.spec, made.path.kernel, tensors_of(made))
+        assert torch.equal(made(x), again(x))
+    assert again.parameter_count == made.parameter_count
+
+
+def test_statistics_are_those_of_numpy_and_dead_channels_are_silenced() -> None:
+    x = torch.randn(700, 3, 4, 4) * 3 + 5
+    x[:, 1] = 7.25
+    mean, scale = statistics_of(x)
+    plain = x.numpy().astype(np.float64)
+    assert mean.numpy() == pytest.approx(plain.mean((0, 2, 3)), abs=1e-5)
+    assert scale[0].item() == pytest.approx(1 / plain[:, 0].std(), rel=1e-5)
+    assert scale[1].item() == 0
+    vector_mean, vector_scale = statistics_of(x[:, :, 0, 0])
+    assert vector_mean.shape == vector_scale.shape == (3,)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -22,34 +21,45 @@ from runtime_check.lsb import reference_batch
 from runtime_check.ort import LoadedSession, OrtRuntime
 from runtime_check.passes import Int8Pass
 from runtime_check.server_head import ServerHead
-from runtime_check.wire import to_wire
+from runtime_check.wire import dequantize, to_wire
 
 Images = npt.NDArray[np.uint8]
+Seconds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """Seconds of each repetition over all images, and their ratio.
+    """Seconds of three loops over the same images; each array is (repetitions, batches).
 
     ``bare``: preprocess, run the session, keep the output in one array made beforehand.
     ``checked``: what ``check`` does with the artifact: preprocess, run, compare with the reference,
     keep the worst images. ``run_only``: the bare loop over images preprocessed beforehand.
-    ``ratio``: median over repetitions of checked / bare of the same repetition.
     """
 
-    bare: tuple[float, ...]
-    checked: tuple[float, ...]
-    run_only: tuple[float, ...]
+    bare: Seconds
+    checked: Seconds
+    run_only: Seconds
 
     @property
     def ratio(self) -> float:
-        """Median of checked / bare."""
-        return _median_ratio(self.checked, self.bare)
+        """Cost of checked over bare."""
+        return cost(self.checked) / cost(self.bare)
 
     @property
     def ratio_to_run_only(self) -> float:
-        """Median of checked / run_only: the comparison that counts preprocessing as overhead."""
-        return _median_ratio(self.checked, self.run_only)
+        """Cost of checked over run_only: the comparison that counts preprocessing as overhead."""
+        return cost(self.checked) / cost(self.run_only)
+
+
+def cost(seconds: Seconds) -> float:
+    """Return the seconds of a loop over all images: the sum of each batch's median repetition.
+
+    A busy machine adds a time slice to some batches of some repetitions; the median drops them.
+
+    Args:
+        seconds: (repetitions, batches).
+    """
+    return float(np.median(seconds, axis=0).sum())
 
 
 def measure(
@@ -61,11 +71,11 @@ def measure(
     threads: int = 1,
     through_server: bool = False,
 ) -> Overhead:
-    """Time the check's pass of one ONNX artifact against the bare loop, repetition by repetition.
+    """Time the check's pass of one ONNX artifact against the bare loop, batch by batch.
 
-    The order of the three loops turns round at each repetition, so that a machine that warms up
-    or slows down favours none. The reference is the artifact itself with optimizations off:
-    it differs in some values, as eager INT8 does, and needs no torch.
+    The loops take turns at every batch, each going first equally often, so that a machine that
+    slows down for a while slows all of them. The reference is the artifact itself with
+    optimizations off: it differs in some values, as eager INT8 does, and needs no torch.
 
     Args:
         bundle: a verified bundle.
@@ -79,17 +89,24 @@ def measure(
         EdgeveilError: the artifact is missing or does not run.
     """
     loops = _Loops(bundle, images, artifact, threads=threads, through_server=through_server)
-    names = ("bare", "checked", "run_only")
-    works: dict[str, Callable[[], object]] = {name: getattr(loops, name) for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for work in works.values():
-        work()
-    for repetition in range(repetitions):
-        for name in names[repetition % 3 :] + names[: repetition % 3]:
+    works = (loops.bare, loops.checked, loops.run_only)
+    _once(loops, works, 0)
+    taken = [_once(loops, works, repetition) for repetition in range(repetitions)]
+    bare, checked, run_only = np.moveaxis(np.array(taken), 1, 0)
+    return Overhead(bare=bare, checked=checked, run_only=run_only)
+
+
+def _once(loops: _Loops, works: tuple[Callable[[slice], None], ...], repetition: int) -> Seconds:
+    """Run every loop over all images once; return the seconds, (loops, batches)."""
+    seconds = np.zeros((len(works), len(loops.parts)))
+    loops.restart()
+    for number, part in enumerate(loops.parts):
+        for place in range(len(works)):
+            which = (repetition + number + place) % len(works)
             started = time.perf_counter()
-            works[name]()
-            seconds[name].append(time.perf_counter() - started)
-    return Overhead(**{name: tuple(values) for name, values in seconds.items()})
+            works[which](part)
+            seconds[which, number] = time.perf_counter() - started
+    return seconds
 
 
 class _Loops:
@@ -101,7 +118,8 @@ class _Loops:
         self._images = images
         self._spec = bundle.manifest.preprocessing
         self._wire = bundle.manifest.wire
-        self._batch = bundle.manifest.recipe.check.batch_size
+        step = bundle.manifest.recipe.check.batch_size
+        self.parts = [slice(s, s + step) for s in range(0, len(images), step)]
         self._artifact = bundle.artifact(name)
         self._loaded: LoadedSession = OrtRuntime().load(bundle, self._artifact, threads=threads)
         self._server: LoadedSession | None = None
@@ -111,26 +129,27 @@ class _Loops:
         slow = OrtRuntime("optimizations-off").load(bundle, self._artifact, threads=threads)
         self._ready = preprocess(images, self._spec)
         self._reference = self._quantized(slow)
+        self._reference_real = dequantize(self._reference, self._wire)
         output = self._artifact.output
         self._kept = np.empty((len(images), *output.shape), dtype=output.dtype)
         self._top1 = np.empty(len(images), dtype=np.int64)
+        self.restart()
 
     def _quantized(self, loaded: LoadedSession) -> Images:
-        parts = (loaded.run(self._ready[part]) for part in self._parts())
+        parts = (loaded.run(self._ready[part]) for part in self.parts)
         return np.concatenate(
             [q if q.dtype == np.uint8 else to_wire(q, self._wire)[0] for q in parts]
         )
 
-    def _parts(self) -> list[slice]:
-        return [slice(s, s + self._batch) for s in range(0, len(self._images), self._batch)]
+    def restart(self) -> None:
+        self._pass = Int8Pass(self._artifact, OrtRuntime(), self._loaded, self._wire)
+        self._head = None if self._server is None else ServerHead(self._server, self._wire)
 
-    def bare(self) -> None:
-        for part in self._parts():
-            self._keep(part, preprocess(self._images[part], self._spec))
+    def bare(self, part: slice) -> None:
+        self._keep(part, preprocess(self._images[part], self._spec))
 
-    def run_only(self) -> None:
-        for part in self._parts():
-            self._keep(part, self._ready[part])
+    def run_only(self, part: slice) -> None:
+        self._keep(part, self._ready[part])
 
     def _keep(self, part: slice, batch: npt.NDArray[np.float32]) -> None:
         output = self._loaded.run(batch)
@@ -138,25 +157,17 @@ class _Loops:
         if self._server is not None:
             self._top1[part] = self._server.run(output).argmax(axis=1)
 
-    def checked(self) -> None:
-        one = Int8Pass(self._artifact, OrtRuntime(), self._loaded, self._wire)
-        head = None if self._server is None else ServerHead(self._server, self._wire)
-        for part in self._parts():
-            batch = preprocess(self._images[part], self._spec)
-            reference = reference_batch(self._reference[part], self._wire)
-            boundary = one.compare(batch, reference)
-            if head is not None:
-                head.begin_batch()
-                one.classify(boundary, head)
-        one.tally.summary()
-
-
-def _median_ratio(above: tuple[float, ...], below: tuple[float, ...]) -> float:
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+    def checked(self, part: slice) -> None:
+        batch = preprocess(self._images[part], self._spec)
+        q, real = self._reference[part], self._reference_real[part]
+        boundary = self._pass.compare(batch, reference_batch(q, self._wire, real))
+        if self._head is not None:
+            self._head.begin_batch()
+            self._pass.classify(boundary, self._head)
 
 
 def main(arguments: list[str]) -> int:
-    """Print the median ratios for a bundle over seeded random images of its native size."""
+    """Print the cost and the ratios for a bundle over seeded random images of its native size."""
     counts = [int(value) for value in arguments[1:]] + [10_000, 7, 1][len(arguments) - 1 :]
     number, repetitions, threads = counts
     try:
@@ -174,8 +185,8 @@ def main(arguments: list[str]) -> int:
             )
             half = "edge and server" if through_server else "edge"
             print(
-                f"{half}: {number} images, bare {statistics.median(found.bare):.3f} s, check "
-                f"{statistics.median(found.checked):.3f} s, ratio {found.ratio:.3f} "
+                f"{half}: {number} images, bare {cost(found.bare):.3f} s, check "
+                f"{cost(found.checked):.3f} s, ratio {found.ratio:.3f} "
                 f"({found.ratio_to_run_only:.3f} of the session runs alone)"
             )
     except EdgeveilError as error:

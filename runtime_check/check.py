@@ -82,13 +82,14 @@ class _Check:
         self._add_fp32(batch)
 
     def _add_int8(self, batch: Real) -> None:
-        q, off_grid = to_wire(self.eager.run(batch), self.wire)
+        real = self.eager.run(batch)
+        q, off_grid = to_wire(real, self.wire)
         if off_grid:
             raise ArtifactError(
                 f"{off_grid} values of {GRAPH} are not on the manifest's wire grid; export again"
             )
-        reference = reference_batch(q, self.wire)
-        self.eager_top1.append(self.head.top1_of_wire(q, reference.real))
+        reference = reference_batch(q, self.wire, real)
+        self.eager_top1.append(self.head.top1_of_wire(q, real))
         seen: dict[int, Boundary] = {}
         for one in self.int8:
             seen[id(one)] = one.compare(batch, reference)

@@ -43,8 +43,9 @@ class FloatTally:
             raise ValueError(f"shapes differ: {reference.shape} and {other.shape}")
         left = reference.astype(np.float64).reshape(len(reference), -1)
         difference = left - other.reshape(len(other), -1)
-        self._signal += float(np.vdot(left, left))
-        self._noise += float(np.vdot(difference, difference))
+        # Not a dot product: BLAS would take threads of its own, and their number would show.
+        self._signal += float(np.sum(np.square(left)))
+        self._noise += float(np.sum(np.square(difference)))
         largest = np.abs(difference).max(axis=1, initial=0.0)
         row = int(np.argmax(largest))
         if largest[row] > self.max_abs:

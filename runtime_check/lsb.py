@@ -36,16 +36,22 @@ class Reference:
     energy: int
 
 
-def reference_batch(q: Bytes, wire: WireTensor) -> Reference:
+def reference_batch(
+    q: Bytes, wire: WireTensor, real: npt.NDArray[np.float32] | None = None
+) -> Reference:
     """Return a batch of the reference, with what all artifacts share computed once.
 
     Args:
         q: uint8 (N, …).
         wire: its scale and zero point.
+        real: ``dequantize(q, wire)`` where it is at hand.
     """
-    counts = np.bincount(q.reshape(-1), minlength=256)
-    steps = np.arange(256, dtype=np.int64) - wire.zero_point
-    return Reference(q=q, real=dequantize(q, wire), energy=int(counts @ (steps * steps)))
+    # Squares of steps are below 2¹⁶ and their sum below 2⁵³: every float here is an exact integer.
+    steps = q.reshape(-1).astype(np.float32)
+    steps -= np.float32(wire.zero_point)
+    steps *= steps
+    energy = int(np.add.reduce(steps, dtype=np.float64))
+    return Reference(q=q, real=dequantize(q, wire) if real is None else real, energy=energy)
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,20 @@ class LsbTally:
         self._off_grid = 0
         self._worst: WorstBatch | None = None
 
-    def update(self, reference: Reference, artifact: Bytes, off_grid: int = 0) -> bool:
+    def update(
+        self,
+        reference: Reference,
+        artifact: Bytes,
+        off_grid: int = 0,
+        moved: npt.NDArray[np.intp] | None = None,
+    ) -> bool:
         """Add one batch.
 
         Args:
             reference: N images.
             artifact: uint8 of the reference's shape.
             off_grid: values of a float boundary that were not exactly on the wire's grid.
+            moved: flat positions that alone may differ, ascending, where they are known.
 
         Returns:
             True when the batch equals the reference bit for bit.
@@ -98,12 +111,14 @@ class LsbTally:
         self._images += len(artifact)
         self._energy += reference.energy
         self._off_grid += off_grid
-        moved = np.flatnonzero(artifact != reference.q)
-        self._histogram[0] += artifact.size - len(moved)
-        if len(moved) == 0:
-            return off_grid == 0
+        if moved is None:
+            moved = np.flatnonzero(artifact != reference.q)
         left, right = artifact.reshape(-1)[moved], reference.q.reshape(-1)[moved]
         distance = np.maximum(left, right) - np.minimum(left, right)
+        self._histogram[0] += artifact.size - len(moved)
+        if not distance.any():
+            self._histogram[0] += len(moved)
+            return off_grid == 0
         self._histogram += np.bincount(distance, minlength=256)
         values_per_image = artifact.size // len(artifact)
         self._keep_worst(_per_image(moved // values_per_image, distance), reference.q, artifact)
@@ -113,9 +128,9 @@ class LsbTally:
         first = self._images - len(artifact)
         kept = _worst_rows(moved.largest, moved.total)
         if self._worst is not None and len(self._worst.index) == KEPT_WORST:
-            last = (self._worst.max_lsb[-1], self._worst.sum_lsb[-1])
-            worse = [(moved.largest[i], moved.total[i]) > last for i in kept.tolist()]
-            kept = kept[worse]
+            largest, total = self._worst.max_lsb[-1], self._worst.sum_lsb[-1]
+            same = moved.largest[kept] == largest
+            kept = kept[(moved.largest[kept] > largest) | (same & (moved.total[kept] > total))]
         if len(kept):
             rows = moved.rows[kept]
             new = WorstBatch(
@@ -180,7 +195,9 @@ class _Moved:
 
 def _per_image(rows: Counts, distance: Bytes) -> _Moved:
     """Reduce single differences, in the order of their rows, to one entry per row."""
-    starts = np.flatnonzero(np.diff(rows, prepend=-1))
+    first = np.ones(len(rows), dtype=np.bool_)
+    np.not_equal(rows[1:], rows[:-1], out=first[1:])
+    starts = np.flatnonzero(first)
     return _Moved(
         rows=rows[starts],
         largest=np.maximum.reduceat(distance, starts).astype(np.int64),
@@ -190,7 +207,8 @@ def _per_image(rows: Counts, distance: Bytes) -> _Moved:
 
 def _worst_rows(largest: Counts, total: Counts) -> Counts:
     """Positions of the worst entries, the earlier one first among equals; at most 16."""
-    return np.lexsort((np.arange(len(total)), -total, -largest))[:KEPT_WORST]
+    order = np.lexsort((np.arange(len(total)), -total, -largest))[:KEPT_WORST]
+    return order[total[order] > 0]
 
 
 def _merged(old: WorstBatch, new: WorstBatch) -> WorstBatch:

@@ -77,19 +77,14 @@ class Int8Pass:
             raise ArtifactError(
                 f"{self.artifact.name} returned {output.shape}, eager INT8 {reference.q.shape}"
             )
-        boundary, off_grid = self._boundary(output, reference)
-        self.tally.update(reference, boundary.q, off_grid)
-        return boundary
-
-    def _boundary(
-        self, output: npt.NDArray[np.generic], reference: Reference
-    ) -> tuple[Boundary, int]:
         if self.artifact.boundary == "wire":
             q = np.asarray(output, dtype=np.uint8)
-            return Boundary(q=q, real=None, exact=True), 0
+            self.tally.update(reference, q)
+            return Boundary(q=q, real=None, exact=True)
         real = np.asarray(output, dtype=np.float32)
-        q, off_grid = to_wire_near(real, self._wire, reference.q, reference.real)
-        return Boundary(q=q, real=real, exact=off_grid == 0), off_grid
+        near = to_wire_near(real, self._wire, reference.q, reference.real)
+        self.tally.update(reference, near.q, near.off_grid, near.positions)
+        return Boundary(q=near.q, real=real, exact=near.off_grid == 0)
 
     def classify(self, boundary: Boundary, head: ServerHead) -> None:
         """Keep the batch's top-1 classes through the server half."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -35,12 +37,27 @@ def to_wire(real: npt.NDArray[np.float32], wire: WireTensor) -> tuple[npt.NDArra
         uint8 of the same shape, clipped to 0 … 255, and the number of values that
         `dequantize` does not give back bit for bit.
     """
-    steps = np.divide(real, np.float32(wire.scale))
-    np.rint(steps, out=steps)
-    steps += np.float32(wire.zero_point)
-    np.clip(steps, 0, 255, out=steps)
+    # Values far off the grid may overflow or be no number: they are counted, not warned about.
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = np.divide(real, np.float32(wire.scale))
+        np.rint(steps, out=steps)
+        steps += np.float32(wire.zero_point)
+        np.clip(steps, 0, 255, out=steps)
     q = np.nan_to_num(steps, copy=False, nan=0.0).astype(np.uint8)
     return q, differing_values(dequantize(q, wire), real)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What `to_wire_near` found.
+
+    ``q``: uint8 steps. ``off_grid``: values not exactly on one. ``positions``: flat, ascending,
+    where the real values are not those of the known tensor.
+    """
+
+    q: npt.NDArray[np.uint8]
+    off_grid: int
+    positions: npt.NDArray[np.intp]
 
 
 def to_wire_near(
@@ -48,7 +65,7 @@ def to_wire_near(
     wire: WireTensor,
     near_q: npt.NDArray[np.uint8],
     near_real: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.uint8], int]:
+) -> Moved:
     """Return what `to_wire` returns, faster where most values are those of a known tensor.
 
     Args:
@@ -57,13 +74,13 @@ def to_wire_near(
         near_q: uint8 of the same shape.
         near_real: ``dequantize(near_q, wire)``.
     """
-    moved = np.flatnonzero(bits(real) != bits(near_real))
-    if len(moved) == 0:
-        return near_q, 0
+    positions = np.flatnonzero(bits(real) != bits(near_real))
+    if len(positions) == 0:
+        return Moved(near_q, 0, positions)
     q = near_q.copy()
-    steps, off_grid = to_wire(real.reshape(-1)[moved], wire)
-    q.reshape(-1)[moved] = steps
-    return q, off_grid
+    steps, off_grid = to_wire(real.reshape(-1)[positions], wire)
+    q.reshape(-1)[positions] = steps
+    return Moved(q, off_grid, positions)
 
 
 def differing_values(left: npt.NDArray[np.float32], right: npt.NDArray[np.float32]) -> int:

@@ -88,6 +88,21 @@ def test_worst_images_are_the_worst_with_their_outputs() -> None:
     assert [w.index for w in tally.summary().worst] == order[:KEPT_WORST]
 
 
+def test_known_positions_change_nothing() -> None:
+    rng = np.random.default_rng(1)
+    reference = rng.integers(0, 256, (20, 6), dtype=np.uint8)
+    artifact = reference.copy()
+    artifact[3, 2:4] ^= 5
+    artifact[9, 1] ^= 200
+    whole, known = LsbTally(), LsbTally()
+    batch = reference_batch(reference, WIRE)
+    whole.update(batch, artifact)
+    # More positions than differ: a float boundary may be off the grid and round to the same step.
+    known.update(batch, artifact, 0, np.array([0, 3 * 6 + 2, 3 * 6 + 3, 9 * 6 + 1, 80]))
+    assert known.summary() == whole.summary()
+    assert [worst.index for worst in whole.summary().worst] == [9, 3]
+
+
 def test_identical_has_no_worst_image_and_no_decibels() -> None:
     reference = np.arange(64, dtype=np.uint8).reshape(4, 16)
     found = tallied(reference, reference.copy(), 3)

@@ -63,6 +63,7 @@ def test_near_is_the_same_whatever_is_near(
     near_real = dequantize(near, wire)
     mixed = np.where(near > 100, near_real, real)
     q, off_grid = to_wire(mixed, wire)
-    found, found_off_grid = to_wire_near(mixed, wire, near, near_real)
-    assert np.array_equal(found, q)
-    assert found_off_grid == off_grid
+    found = to_wire_near(mixed, wire, near, near_real)
+    assert np.array_equal(found.q, q)
+    assert found.off_grid == off_grid
+    assert set(np.flatnonzero(q != near)) <= set(found.positions.tolist())

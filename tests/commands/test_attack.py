@@ -1,0 +1,117 @@
+"""``edgeveil attack``: record, pictures, exit codes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import edgeveil
+from records import codec
+from records.attack import AttackRecord
+from records.codec import without_timings
+from records.recipe import AttackRecipe
+from tests.runtime_check.tiny_bundle import resealed, tiny_bundle
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from export.bundle import Bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: nn.Module,
+    tiny_images: npt.NDArray[np.uint8],
+) -> Bundle:
+    """Return a bundle whose sealed attack is short enough for a test."""
+    made, _ = tiny_bundle(tmp_path_factory.mktemp("attack_command"), tiny_model, tiny_images)
+    short = AttackRecipe(max_epochs=1, batch_size=16, bootstrap_resamples=100, ceiling_db=5.0)
+    return with_attack(made, short)
+
+
+def with_attack(bundle: Bundle, recipe: AttackRecipe) -> Bundle:
+    whole = msgspec.structs.replace(bundle.manifest.recipe, attack=recipe)
+    return resealed(bundle, bundle.folder, recipe=whole)
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["edgeveil", "attack", "--threads", "1", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        edgeveil.main()
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_it_writes_record_and_pictures_beside_the_bundle(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(monkeypatch, bundle.folder) == 0
+    shown = capsys.readouterr().out
+    folder = bundle.folder.parent / "attack"
+    record = codec.read(folder / "attack.json", AttackRecord)
+    assert record.pre_registered
+    assert shown.startswith(record.verdict)
+    assert "NOT pre-registered" not in shown
+    for picture in record.pictures:
+        assert (folder / picture.file).read_bytes().startswith(b"\x89PNG")
+    assert (bundle.folder.parent / "cache").is_dir()
+
+    assert exit_code(monkeypatch, bundle.folder) == 1
+    assert "--force" in capsys.readouterr().err
+    assert exit_code(monkeypatch, bundle.folder, "--force", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert without_timings(printed) == without_timings(record)
+
+
+def test_other_seeds_or_images_are_not_pre_registered(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = bundle.folder.parent / "cache"
+    for number, option in enumerate((("--seeds", "1"), ("--victims", "20"))):
+        out = tmp_path / str(number)
+        given = (bundle.folder, "--out", out, "--cache", cache)
+        assert exit_code(monkeypatch, *given, *option) == 0
+        record = codec.read(out / "attack.json", AttackRecord)
+        assert not record.pre_registered
+        assert record.margin_db == bundle.manifest.recipe.attack.margin_db
+    assert record.data.victim.count == 20
+
+
+def test_bad_options_exit_1(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for option in (("--seeds", "x"), ("--seeds", "-1"), ("--data", "nothing:x")):
+        assert exit_code(monkeypatch, bundle.folder, "--out", tmp_path / "out", *option) == 1
+        assert option[0] in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_control_exits_2_and_keeps_the_evidence(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sealed = bundle.manifest.recipe.attack
+    with_attack(bundle, msgspec.structs.replace(sealed, ceiling_db=99.99))
+    out, cache = tmp_path / "out", bundle.folder.parent / "cache"
+    try:
+        code = exit_code(monkeypatch, bundle.folder, "--out", out, "--cache", cache)
+    finally:
+        with_attack(bundle, sealed)
+    assert code == 2
+    captured = capsys.readouterr()
+    assert "ceiling" in captured.err
+    assert captured.out.startswith("INCONCLUSIVE")
+    assert not codec.read(out / "attack.json", AttackRecord).passed

@@ -73,9 +73,6 @@ def command(
             bundle, victims, progress=progress, threads=threads, evidence=evidence, replace=force
         )
     codec.write(record_path, record, replace=force)
-    if record.evidence is None:
-        # What an older check left would be taken for this one's.
-        evidence.unlink(missing_ok=True)
     if as_json:
         click.echo(codec.encode(record).decode(), nl=False)
     else:

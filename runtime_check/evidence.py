@@ -82,17 +82,20 @@ def lost_arrays(gates: Iterable[Gate], images: Images, lost: Lost) -> Arrays:
 
 
 def write_evidence(path: Path, arrays: Arrays, *, replace: bool) -> Evidence | None:
-    """Write the arrays as one npz file by atomic rename; nothing when there are none.
+    """Write the arrays as one npz file by atomic rename; none leaves no file.
 
     Args:
         path: the file.
         arrays: name → array, none of dtype object.
-        replace: allow an existing file to be replaced.
+        replace: allow an existing file to be replaced, or removed where there is nothing to show.
 
     Raises:
         OverwriteError: the file exists and ``replace`` is false.
     """
     if not arrays:
+        if replace:
+            # What an older check left would be taken for this one's.
+            path.unlink(missing_ok=True)
         return None
 
     def write(partial: Path) -> None:

@@ -128,7 +128,9 @@ def _splits(
     plain: dict[str, Any] = msgspec.to_builtins(sealed)
     try:
         recipe = msgspec.convert(
-            plain | ({} if data is None else {"source": data}), type=DataRecipe
+            # A bundle is untrusted: it may name images that are here, not make us fetch any.
+            plain | {"download": False} | ({} if data is None else {"source": data}),
+            type=DataRecipe,
         )
     except (msgspec.ValidationError, ValueError) as error:
         raise InputError(f"--data {data}: {error}") from error

@@ -28,8 +28,16 @@ from records.manifest import Manifest
 @weights_option
 @image_size_option
 @click.option("--split", help="The edge ends with the output of this module, e.g. features.3.")
-@click.option("--weight-observer", type=click.Choice(["per-channel", "per-tensor"]))
-@click.option("--activation-observer", type=click.Choice(["min-max", "histogram"]))
+@click.option(
+    "--weight-observer",
+    type=click.Choice(["per-channel", "per-tensor"]),
+    help="Scales of the weights  [default: per-channel]",
+)
+@click.option(
+    "--activation-observer",
+    type=click.Choice(["min-max", "histogram"]),
+    help="How activation ranges are found  [default: histogram]",
+)
 @click.option("--opset", type=int, help="ONNX opset.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
 @force_option

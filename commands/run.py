@@ -19,6 +19,7 @@ from commands.recipe_options import data_option, json_option, recipe_with, weigh
 @click.option("--replace", is_flag=True, help="Accept a changed recipe: do again what it changes.")
 @data_option
 @weights_option
+@click.option("--epochs", type=click.IntRange(min=0), help="0 keeps the given weights.")
 @json_option
 def command(
     recipe_path: Path,
@@ -26,6 +27,7 @@ def command(
     replace: bool,
     data: str | None,
     weights: str | None,
+    epochs: int | None,
     as_json: bool,
 ) -> None:
     """Run train, export, check, bench, attack and report of RECIPE.toml.
@@ -38,7 +40,12 @@ def command(
     from records.errors import GateFailedError
 
     # Read before the slow imports: a bad recipe answers at once.
-    recipe = recipe_with(recipe_path, data={"source": data}, model={"weights": weights})
+    recipe = recipe_with(
+        recipe_path,
+        data={"source": data},
+        model={"weights": weights},
+        train={"epochs": epochs},
+    )
     from pipeline.run import RunOptions, run_recipe
 
     folder = out if out is not None else Path("runs") / recipe.name

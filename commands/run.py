@@ -66,5 +66,8 @@ def _print_summary(folder: Path, report: str) -> None:
     from report.summary import summary_table
 
     console = Console()
+    if not console.is_terminal:
+        # rich assumes 80 columns for a pipe or a log file.
+        console = Console(width=100)
     console.print(summary_table(folder))
     console.print(f"report: {report}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,9 +55,9 @@ _WORST_LISTED = 16
 _VERSIONED = ("edgeveil", "torch", "onnxruntime", "numpy", "pillow")
 
 
-def default_threads() -> int:
-    """Return the threads an attack uses when not told: two, or one on a single core."""
-    return min(2, os.cpu_count() or 1)
+#: One, wherever it runs: the bits of a decoder depend on the threads, and two threads of so small a
+#: network waiting for each other on a busy machine were seen to take four times as long as one.
+DEFAULT_THREADS = 1
 
 
 def attack_bundle(
@@ -69,7 +68,7 @@ def attack_bundle(
     pictures: Path | None,
     *,
     progress: Progress | None = None,
-    threads: int | None = None,
+    threads: int = DEFAULT_THREADS,
 ) -> AttackRecord:
     """Attack every INT8 artifact of a bundle and the FP32 edge, and judge by the recipe's margin.
 
@@ -83,8 +82,7 @@ def attack_bundle(
         cache: folder of cached features and decoders.
         pictures: folder for the PNG files, None for no pictures.
         progress: called once a batch or epoch.
-        threads: of torch and of the runtimes; the bits of the result depend on it. None
-            takes `default_threads`.
+        threads: of torch and of the runtimes; the bits of the result depend on it.
 
     Raises:
         DataError: too few images, or images of another size than the bundle's.
@@ -94,9 +92,7 @@ def attack_bundle(
     """
     started = time.perf_counter()
     _check_sets(bundle, splits)
-    session = _Session(
-        bundle, splits, recipe, TensorCache(cache), threads or default_threads(), progress or silent
-    )
+    session = _Session(bundle, splits, recipe, TensorCache(cache), threads, progress or silent)
     return session.record(pictures, started)
 
 

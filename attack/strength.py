@@ -195,7 +195,7 @@ def family_strengths(
 @click.option("--epochs", type=click.IntRange(min=1), help="[default: the bundle's recipe]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: the bundle's recipe]")
 @click.option("--capacities", help="small,large  [default: the bundle's recipe]")
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), required=True)
 def main(

@@ -41,7 +41,9 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="Threads; results are equal bit for bit at equal threads  [default: 2, or 1 on one core]",
+    default=1,
+    show_default=True,
+    help="Threads; results are equal bit for bit at equal threads.",
 )
 @force_option
 @json_option
@@ -53,7 +55,7 @@ def command(
     seeds: str | None,
     out: Path | None,
     cache: Path | None,
-    threads: int | None,
+    threads: int,
     force: bool,
     as_json: bool,
 ) -> None:

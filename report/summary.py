@@ -57,7 +57,7 @@ def summary_table(run_folder: Path) -> Table:
     table.add_column("INT8 artifact", overflow="fold")
     table.add_column("file\nFP32/INT8", justify="right", no_wrap=True)
     table.add_column("p50\nspeed", justify="right", no_wrap=True)
-    table.add_column("top-1\ndrop", justify="right", no_wrap=True)
+    table.add_column("top-1\nchange", justify="right", no_wrap=True)
     table.add_column("max LSB\n≤ 1 LSB", justify="right", no_wrap=True)
     table.add_column("recon_psnr_db (dB)\nFP32 → A0 → A1", justify="right")
     table.add_column("verdict", no_wrap=True)

@@ -16,7 +16,6 @@ from commands.recipe_options import (
     model_option,
     recipe_option,
     recipe_with,
-    weights_option,
 )
 from records.manifest import Manifest
 
@@ -25,7 +24,10 @@ from records.manifest import Manifest
 @recipe_option
 @data_option
 @model_option
-@weights_option
+@click.option(
+    "--weights",
+    help="Trained weights: safetensors, or a torch checkpoint  [required here or in recipe]",
+)
 @image_size_option
 @click.option("--split", help="The edge ends with the output of this module, e.g. features.3.")
 @click.option(

@@ -87,4 +87,8 @@ def _print_table(cuts: CutList) -> None:
             f"{cut.boundary_bytes_fp32:,}",
             f"{cut.boundary_bytes_uint8:,}",
         )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        # rich assumes 80 columns for a pipe, and cuts numbers.
+        console = Console(width=120)
+    console.print(table)

@@ -41,7 +41,7 @@ def test_checking_10000_images_costs_little_over_running_them(
     bundle: Bundle, artifact: str
 ) -> None:
     # A neighbour's burst can spoil one measurement; a check that is slow is slow every time.
-    ratios = []
+    ratios: list[float] = []
     while not ratios or (ratios[-1] > LIMIT and len(ratios) < 3):
         ratios.append(measure(bundle, images(10_000), artifact=artifact).ratio)
     assert min(ratios) <= LIMIT, ratios

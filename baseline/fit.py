@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW, Optimizer
 
-from baseline.augment import batch_count, batches_of, plan_epoch
+from baseline.augment import Batch, batch_count, batches_of, plan_epoch
 from baseline.checkpoint import Checkpoints
 from baseline.images import ImageSet
 from baseline.schedule import one_cycle
@@ -56,14 +56,15 @@ class _Loop:
             self.spec.native_size,
             self.recipe.batch_size,
             augment=self.recipe.augment,
+            cutmix=self.recipe.cutmix,
             seed=self.recipe.seed,
             epoch=number,
         )
         torch.manual_seed(_dropout_seed(self.recipe.seed, number))
         self.model.train()
         losses = [
-            self._step(number * self.steps + index, batch, labels)
-            for index, (batch, labels) in enumerate(batches_of(self.images, plan))
+            self._step(number * self.steps + index, batch)
+            for index, batch in enumerate(batches_of(self.images, plan))
         ]
         loss = float(torch.stack(losses).sum()) / len(self.images)
         if not math.isfinite(loss):
@@ -75,22 +76,25 @@ class _Loop:
         seconds = time.perf_counter() - started
         return EpochRecord(epoch=number, loss=loss, learning_rate=rate, seconds=seconds)
 
-    def _step(self, step: int, batch: NDArray[np.uint8], labels: NDArray[np.int64]) -> torch.Tensor:
+    def _step(self, step: int, batch: Batch) -> torch.Tensor:
         total = self.steps * self.recipe.epochs
         rate = one_cycle(step, total, self.recipe.learning_rate, self.recipe.warmup_share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        logits = self.model(self._to_input(batch))
-        loss = functional.cross_entropy(
-            logits,
-            torch.from_numpy(labels).to(self.device),
-            label_smoothing=self.recipe.label_smoothing,
-        )
+        logits = self.model(self._to_input(batch.images))
+        loss = self._loss(logits, batch.labels)
+        if batch.pasted_share > 0.0:
+            pasted = self._loss(logits, batch.pasted_labels)
+            loss = (1.0 - batch.pasted_share) * loss + batch.pasted_share * pasted
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.progress("train", step + 1, total)
-        return loss.detach() * len(labels)
+        return loss.detach() * len(batch.labels)
+
+    def _loss(self, logits: torch.Tensor, labels: NDArray[np.int64]) -> torch.Tensor:
+        target = torch.from_numpy(labels).to(self.device)
+        return functional.cross_entropy(logits, target, label_smoothing=self.recipe.label_smoothing)
 
     def _to_input(self, batch: NDArray[np.uint8]) -> torch.Tensor:
         """Do on the device what ``baseline.preprocessing`` does in numpy."""

@@ -36,6 +36,7 @@ from records.training import TrainingRecord
 @click.option("--epochs", type=int, help="Epochs; 0 keeps the given weights as they are.")
 @click.option("--batch-size", type=int, help="Images a step.")
 @click.option("--learning-rate", type=float, help="Peak of the one-cycle schedule.")
+@click.option("--cutmix", type=float, help="Share of the batches that are mixed, 0 to 1.")
 @click.option("--seed", type=int, help="Of initialization, order, augmentation and dropout.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Processor.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The result's folder.")
@@ -53,6 +54,7 @@ def command(
     epochs: int | None,
     batch_size: int | None,
     learning_rate: float | None,
+    cutmix: float | None,
     seed: int | None,
     device: str | None,
     out: Path,
@@ -74,6 +76,7 @@ def command(
             "epochs": epochs,
             "batch_size": batch_size,
             "learning_rate": learning_rate,
+            "cutmix": cutmix,
             "seed": seed,
             "device": device,
         },

@@ -77,7 +77,11 @@ class ModelRecipe(Section, frozen=True, kw_only=True):
 
 
 class TrainRecipe(Section, frozen=True, kw_only=True):
-    """How the network is trained; ``epochs = 0`` keeps the given weights as they are."""
+    """How the network is trained; ``epochs = 0`` keeps the given weights as they are.
+
+    ``cutmix``: share of the batches in which every image gets a box of another one, and its label
+    in proportion (Yun et al. 2019). It pays from some 50 epochs on.
+    """
 
     epochs: Annotated[int, Meta(ge=0)] = 30
     batch_size: Count = 128
@@ -86,6 +90,7 @@ class TrainRecipe(Section, frozen=True, kw_only=True):
     warmup_share: Share = 0.15
     label_smoothing: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.1
     augment: bool = True
+    cutmix: Share = 0.0
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 

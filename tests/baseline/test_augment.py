@@ -42,7 +42,9 @@ def test_batches_equal_a_plain_pad_crop_flip() -> None:
     padding = crop_padding(16)
     assert padding == 2
     seen = 0
-    for index, (batch, labels) in zip(plan.batches, batches_of(images, plan), strict=True):
+    for index, made in zip(plan.batches, batches_of(images, plan), strict=True):
+        batch, labels = made.images, made.labels
+        assert made.pasted_share == 0.0
         for place, i in enumerate(index):
             padded = np.zeros((20, 20, 3), np.uint8)
             padded[2:18, 2:18] = images.images[i]
@@ -60,7 +62,31 @@ def test_batches_equal_a_plain_pad_crop_flip() -> None:
 def test_without_augmentation_images_are_only_shuffled() -> None:
     images = ImageSet(*coloured_images(30, 3, 16, seed=0))
     plan = plan_epoch(30, 16, 8, augment=False, seed=3, epoch=1)
-    batches = np.concatenate([batch for batch, _ in batches_of(images, plan)])
+    batches = np.concatenate([batch.images for batch in batches_of(images, plan)])
     order = np.concatenate(plan.batches)
     assert np.array_equal(batches.transpose(0, 2, 3, 1), images.images[order])
     assert not np.array_equal(order, np.arange(30))
+
+
+def test_cutmix_pastes_a_box_of_the_next_image_and_weighs_its_label() -> None:
+    images = ImageSet(*coloured_images(400, 3, 16, seed=0))
+    plain = plan_epoch(400, 16, 4, augment=False, seed=3, epoch=1)
+    mixed = plan_epoch(400, 16, 4, augment=False, cutmix=0.7, seed=3, epoch=1)
+    assert 50 < sum(box is not None for box in mixed.boxes) < 90
+    shares = []
+    for box, before, after in zip(
+        mixed.boxes, batches_of(images, plain), batches_of(images, mixed), strict=True
+    ):
+        inside = np.zeros((16, 16), bool)
+        if box is not None:
+            inside[box.top : box.bottom, box.left : box.right] = True
+            shares.append(after.pasted_share)
+        following = np.roll(np.arange(len(before.labels)), -1)
+        expected = np.where(inside, before.images[following], before.images)
+        assert np.array_equal(after.images, expected)
+        assert after.pasted_share == inside.mean()
+        assert np.array_equal(after.labels, before.labels)
+        assert np.array_equal(after.pasted_labels, before.labels[following])
+    # A uniform share of the area, less what the border cuts off.
+    assert 0.2 < np.mean(shares) < 0.5
+    assert max(shares) > 0.6

@@ -14,7 +14,7 @@ from baseline.images import ImageSet
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of pixels: rows ``top`` to ``bottom``, columns ``left`` to ``right``, open ends."""
+    """Pixels of rows ``top`` to ``bottom`` and columns ``left`` to ``right``, ends open."""
 
     top: int
     bottom: int

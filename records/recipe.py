@@ -19,6 +19,7 @@ Count = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, lt=2**31)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
+ActivationObserver = Literal["min-max", "histogram", "percentile", "mse", "fisher"]
 
 
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
@@ -100,7 +101,10 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
     weight_observer: Literal["per-channel", "per-tensor"] = "per-channel"
-    activation_observer: Literal["min-max", "histogram"] = "histogram"
+    activation_observer: ActivationObserver = "histogram"
+    observers: dict[str, ActivationObserver] = {}
+    refined_tensors: Annotated[int, Meta(ge=0)] = 0
+    bias_correction: bool = False
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
 
     def __post_init__(self) -> None:
@@ -110,6 +114,14 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
                 raise ValueError(f"split {split!r} is not a module path such as features.3")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError("the same split is named twice")
+
+    def uses(self, observer: ActivationObserver) -> bool:
+        """Return whether any tensor is watched by this method."""
+        return observer in {self.activation_observer, *self.observers.values()}
+
+    def observer_of(self, tensor: str) -> ActivationObserver:
+        """Return the method of the tensor that a module path or graph node makes."""
+        return self.observers.get(tensor, self.activation_observer)
 
 
 class CheckRecipe(Section, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ With ``export/quantize.py`` the only module that touches ``torch.ao``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,7 @@ class BoundaryMseObserver(UniformQuantizationObserverBase):
 
     def __init__(self, quant_min: int, quant_max: int) -> None:
         """Watch for the integers ``quant_min`` … ``quant_max``, stored as quint8."""
-        super().__init__(  # type: ignore[no-untyped-call]
+        super().__init__(
             dtype=torch.quint8,
             qscheme=torch.per_tensor_affine,
             quant_min=quant_min,
@@ -58,7 +59,7 @@ class BoundaryMseObserver(UniformQuantizationObserverBase):
             self._counts[value] = self._counts.get(value, 0) + count
         return x
 
-    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+    def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
         """Return the scale, float32 (1,), and the zero point, int64 (1,).
 
         1 and 0, as of torch's own observers, where nothing but zeros was seen.

@@ -60,7 +60,7 @@ class BoundaryMseObserver(UniformQuantizationObserverBase):
         return x
 
     def calculate_qparams(self, **_: Any) -> tuple[Tensor, Tensor]:
-        """Return the scale, float32 (1,), and the zero point, int64 (1,).
+        """Return the scale, float32 of shape (1,), and the zero point, int64 of shape (1,).
 
         1 and 0, as of torch's own observers, where nothing but zeros was seen.
         """

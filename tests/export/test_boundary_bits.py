@@ -66,7 +66,9 @@ def sqnr_db(signal: Tensor, noisy: Tensor) -> float:
 
 
 @each_case
-def test_the_wire_reaches_the_end_of_its_range_and_never_leaves_it(name: str, cut: str, bits: int) -> None:
+def test_the_wire_reaches_the_end_of_its_range_and_never_leaves_it(
+    name: str, cut: str, bits: int
+) -> None:
     edge = narrow(name, cut, bits)
     sent = run(edge.wire, outside())
     assert sent.dtype == torch.uint8
@@ -136,7 +138,7 @@ def test_onnx_stays_in_range_and_ends_alike(
     found = {}
     for kind in ("float", "wire"):
         path = tmp_path / f"{kind}.onnx"
-        write_qdq_onnx(edge.float_boundary, (3, 32, 32), path, opset=17, boundary=kind)  # type: ignore[arg-type]
+        write_qdq_onnx(edge.float_boundary, (3, 32, 32), path, opset=17, boundary=kind)
         found[kind] = torch.from_numpy(run_onnx(path, optimized=optimized))
     assert int(found["wire"].max()) == 2**bits - 1
     assert torch.equal(dequantized(edge, found["wire"]), found["float"])

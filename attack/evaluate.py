@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,7 +128,7 @@ class _Session:
             bundle_id=manifest.bundle_id,
             split=manifest.split,
             boundary_shape=manifest.boundary.shape,
-            wire_bytes_per_image=math.prod(manifest.wire.shape),
+            wire_bytes_per_image=manifest.wire.packed_bytes,
             recipe=recipe,
             pre_registered=self._pre_registered(),
             verdict=worst(verdicts),

@@ -117,6 +117,7 @@ def export_bundle(
                 shape=halves.ends.boundary.shape,
                 scale=halves.quantized.wire_scale,
                 zero_point=halves.quantized.wire_zero_point,
+                bits=recipe.export.boundary_bits,
             ),
             artifacts=artifacts,
             qparams=halves.quantized.qparams,

@@ -1,6 +1,7 @@
 """Post-training quantization of the edge in FX graph mode, engine qnnpack.
 
-The only module that touches ``torch.ao``: it is deprecated upstream, without a date.
+With ``export/boundary_bits.py`` the only module that touches ``torch.ao``: it is deprecated
+upstream, without a date.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.ao.quantization.qconfig_mapping import get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from export.bias_correction import correct_biases, output_means
+from export.boundary_bits import narrow_boundary
 from export.importance import weigh_channels
 from export.observers import RangeObserver, observers_of, passing, place_observers
 from export.refine import refine_ranges
@@ -68,7 +70,8 @@ class QuantizedEdge:
     """An edge in INT8, in both forms of its end.
 
     ``float_boundary``: images (N, 3, S, S) float32 → boundary (N, …) float32, dequantized.
-    ``wire``: the same graph, ending at the uint8 tensor (N, …) that is really sent;
+    ``wire``: the same graph, ending at the uint8 tensor (N, …) that is really sent, below
+    2^``boundary_bits``;
     ``float32(wire_scale) · (wire − wire_zero_point)`` is ``float_boundary`` bit for bit.
     ``qparams``: of every quantized activation, by node name, in graph order.
     ``float_nodes``: every computing node that stays float; quantize, dequantize and taking a part
@@ -130,6 +133,8 @@ def quantize_edge(
         converted = _prepare_and_convert(copy.deepcopy(edge).eval(), images, recipe, server)
         _clamp_contiguous_tensors_only(converted)
         last = _end_quantized(converted, images, recipe)
+        if recipe.boundary_bits < 8:
+            last = narrow_boundary(converted, _batches(images), recipe.boundary_bits)
         values = _observe(converted, images[:1])
         wire_tensor = values[last.name]
         return QuantizedEdge(

@@ -97,7 +97,10 @@ class TrainRecipe(Section, frozen=True, kw_only=True):
 
 
 class ExportRecipe(Section, frozen=True, kw_only=True):
-    """Where the network is cut and how the edge is quantized (FX graph mode, engine qnnpack)."""
+    """Where the network is cut and how the edge is quantized (FX graph mode, engine qnnpack).
+
+    ``boundary_bits``: of the tensor that is sent; weights and inner activations keep 8.
+    """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
     weight_observer: Literal["per-channel", "per-tensor"] = "per-channel"
@@ -105,6 +108,7 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     observers: dict[str, ActivationObserver] = {}
     refined_tensors: Annotated[int, Meta(ge=0)] = 0
     bias_correction: bool = False
+    boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
 
     def __post_init__(self) -> None:

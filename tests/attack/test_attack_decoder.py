@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 from attack.decoder import (
+    CAPACITIES,
+    Context,
     Decoder,
     DecoderSpec,
     decoder_from,
@@ -56,6 +60,33 @@ def test_any_boundary_is_decoded_and_starts_at_the_closed_form(boundary: tuple[i
 @pytest.mark.parametrize("side", [8, 28, 31, 96])
 def test_any_image_side_is_decoded(side: int) -> None:
     assert decoder((4, 7, 7), side)(torch.randn(1, 4, 7, 7)).shape == (1, 3, side, side)
+
+
+def test_the_context_tells_every_position_of_the_whole_image() -> None:
+    torch.manual_seed(0)
+    context = Context(8)
+    x = torch.randn(2, 8, 4, 4)
+    assert torch.equal(context(x), x)
+    with torch.no_grad():
+        context.second.weight.normal_()
+    moved = x.clone()
+    moved[:, :, 0, 0] += 5.0
+    change = (context(moved) - context(x))[:, :, 3, 3]
+    assert change.abs().min() > 1e-4
+
+
+def test_muon_gets_the_convolutions_between_blocks_and_nothing_else() -> None:
+    trunk = decoder((24, 8, 8)).trunk
+    assert trunk is not None
+    width, blocks = CAPACITIES["small"]
+    assert [tuple(p.shape) for p in trunk.hidden] == [(width, width, 3, 3)] * (2 * blocks)
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in trunk.hidden)
+
+
+def test_capacities_grow() -> None:
+    counts = [decoder((24, 8, 8), 32, name).parameter_count for name in CAPACITIES]
+    assert list(CAPACITIES) == ["linear", "small", "medium", "large"]
+    assert all(1.9 * one < other for one, other in itertools.pairwise(counts[1:]))
 
 
 def test_a_stored_decoder_gives_the_same_bits() -> None:

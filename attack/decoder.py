@@ -35,6 +35,7 @@ DESCRIPTION = (
 CAPACITIES = {"linear": (0, 0), "small": (64, 2), "medium": (96, 2), "large": (128, 3)}
 _MOST_VECTOR = 2048
 _BOTTLENECK = 512
+_SLOPE = 0.1
 
 
 class DecoderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -125,13 +126,15 @@ class Trunk(nn.Module):
         self.blocks = nn.Sequential(first, Context(width), *others)
         self.exit = nn.Conv2d(width, 3 * self.block**2, 3, padding=1)
         _zero(self.exit)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map grid features (N, channels, side, side) to images (N, 3, H, W)."""
         # The weights' layout alone would leave the first activations in the other one.
         entered = self.entry(x).contiguous(memory_format=torch.channels_last)
-        return unfold_blocks(self.exit(silu(self.blocks(entered))), self.block)
+        y = self.blocks(entered)
+        # Noisy first steps may push everything below zero; SiLU alone passes nothing back there.
+        return unfold_blocks(self.exit(silu(y) + _SLOPE * y), self.block)
 
     @property
     def hidden(self) -> list[nn.Parameter]:

@@ -60,7 +60,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         matrix: float32 (rows, columns).
     """
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix) / (matrix.norm() + _TINY)
+    x: Tensor = (matrix.T if tall else matrix) / (matrix.norm() + _TINY)
     for _ in range(_STEPS):
         gram = x @ x.T
         x = _A * x + (_B * gram + _C * gram @ gram) @ x

@@ -7,12 +7,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from attack.decoder import (
     CAPACITIES,
     Context,
     Decoder,
     DecoderSpec,
+    ResidualBlock,
     decoder_from,
     statistics_of,
     tensors_of,
@@ -81,6 +83,21 @@ def test_muon_gets_the_convolutions_between_blocks_and_nothing_else() -> None:
     width, blocks = CAPACITIES["small"]
     assert [tuple(p.shape) for p in trunk.hidden] == [(width, width, 3, 3)] * (2 * blocks)
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in trunk.hidden)
+
+
+def test_a_trunk_pushed_far_below_zero_still_learns() -> None:
+    trunk = decoder((24, 8, 8)).trunk
+    assert trunk is not None
+    with torch.no_grad():
+        trunk.exit.weight.normal_(std=0.01)
+        last = trunk.blocks[-1]
+        assert isinstance(last, ResidualBlock)
+        assert last.second.bias is not None
+        nn.init.constant_(last.second.bias, -80.0)
+    trunk(torch.randn(4, 24, 8, 8)).square().sum().backward()
+    gradient = trunk.entry.layers[-1].weight.grad
+    assert isinstance(gradient, torch.Tensor)
+    assert gradient.abs().max() > 1e-3
 
 
 def test_capacities_grow() -> None:

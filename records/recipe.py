@@ -165,11 +165,13 @@ class AttackRecipe(Section, frozen=True, kw_only=True):
     drift_tolerance_db: Positive = 0.1
     ceiling_db: Positive = 40.0
     seeds: Annotated[tuple[Seed, ...], Meta(min_length=1)] = (0,)
-    capacities: Annotated[tuple[Literal["small", "large"], ...], Meta(min_length=1)] = ("small",)
+    capacities: Annotated[tuple[Literal["small", "medium", "large"], ...], Meta(min_length=1)] = (
+        "small",
+    )
     max_epochs: Count = 30
     patience: Count = 3
     batch_size: Count = 256
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 4e-3
     validation_share: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.1
 
     def __post_init__(self) -> None:

@@ -37,8 +37,18 @@ from records.manifest import Manifest
 )
 @click.option(
     "--activation-observer",
-    type=click.Choice(["min-max", "histogram"]),
+    type=click.Choice(["min-max", "histogram", "percentile", "mse", "fisher"]),
     help="How activation ranges are found  [default: histogram]",
+)
+@click.option(
+    "--refined-tensors",
+    type=int,
+    help="Fit the ranges of so many most harmful tensors to the network's loss  [default: 0]",
+)
+@click.option(
+    "--bias-correction/--no-bias-correction",
+    default=None,
+    help="Take back the mean error of every channel  [default: no]",
 )
 @click.option(
     "--boundary-bits",
@@ -58,6 +68,8 @@ def command(
     split: str | None,
     weight_observer: str | None,
     activation_observer: str | None,
+    refined_tensors: int | None,
+    bias_correction: bool | None,
     boundary_bits: str | None,
     opset: int | None,
     out: Path,
@@ -78,6 +90,8 @@ def command(
             "splits": None if split is None else [split],
             "weight_observer": weight_observer,
             "activation_observer": activation_observer,
+            "refined_tensors": refined_tensors,
+            "bias_correction": bias_correction,
             "boundary_bits": None if boundary_bits is None else int(boundary_bits),
             "opset": opset,
         },

@@ -119,8 +119,8 @@ def quantize_edge(
         edge: FP32 edge of ``baseline.split``; it is copied, not changed.
         calibration: preprocessed batches of shape (n, 3, S, S), float32.
         recipe: which observers watch weights and activations.
-        server: FP32, boundary → logits (N, K); the ``fisher`` observers need it, and without it
-            weigh all channels alike.
+        server: FP32, boundary → logits (N, K). Without it ``fisher`` observers weigh all channels
+            alike and no range is refined.
 
     Raises:
         ExportError: no calibration images, a weight or image that is NaN or infinite, or an
@@ -165,14 +165,13 @@ def _refuse_non_finite_weights(edge: nn.Module) -> None:
 def _qconfig_mapping(recipe: ExportRecipe) -> QConfigMapping:
     # The default mapping knows the operators with fixed scales (sigmoid, tanh, softmax …).
     mapping = get_default_qconfig_mapping(ENGINE)
-    mapping.set_global(_qconfig(recipe, recipe.weight_observer))
+    mapping.set_global(_qconfig(recipe.weight_observer))
     for kind in _PER_TENSOR_ONLY:
-        mapping.set_object_type(kind, _qconfig(recipe, "per-tensor"))
+        mapping.set_object_type(kind, _qconfig("per-tensor"))
     return mapping
 
 
-def _qconfig(recipe: ExportRecipe, weight_observer: str) -> QConfig:
-    del recipe
+def _qconfig(weight_observer: str) -> QConfig:
     return QConfig(_ACTIVATION, _WEIGHTS[weight_observer])  # type: ignore[no-untyped-call]
 
 
@@ -187,9 +186,11 @@ def _prepare_and_convert(
         _calibrate(prepared, images)
         if server is not None and recipe.refined_tensors:
             refine_ranges(prepared, server, images, recipe.refined_tensors)
-        means = _float_means(prepared, images) if recipe.bias_correction else {}
+        means = _float_means(prepared, images) if recipe.bias_correction else None
         converted = convert_fx(prepared)
-        correct_biases(converted, means, images)
+        if means is not None:
+            correct_biases(converted, means, images)
+        converted(images[:1])
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
         raise ExportError(f"torch cannot quantize this edge: {error}") from error
     return converted

@@ -36,10 +36,13 @@ class _Loss:
         return answers
 
     def __call__(self) -> float:
-        return sum(
-            float(kl_div(self._answers(batch), expected, reduction="sum", log_target=True))
-            for batch, expected in zip(self._batches, self._expected, strict=True)
-        ) / self._count
+        return (
+            sum(
+                float(kl_div(self._answers(batch), expected, reduction="sum", log_target=True))
+                for batch, expected in zip(self._batches, self._expected, strict=True)
+            )
+            / self._count
+        )
 
 
 def refine_ranges(

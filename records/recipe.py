@@ -99,7 +99,11 @@ class TrainRecipe(Section, frozen=True, kw_only=True):
 class ExportRecipe(Section, frozen=True, kw_only=True):
     """Where the network is cut and how the edge is quantized (FX graph mode, engine qnnpack).
 
-    ``boundary_bits``: of the tensor that is sent; weights and inner activations keep 8.
+    ``observers``: another method than ``activation_observer`` for single tensors, by the path of
+    the module that makes them. ``refined_tensors``: for so many of the most harmful tensors the
+    range is fitted to the loss of the whole network. ``bias_correction``: takes back the mean error
+    of every channel. ``boundary_bits``: of the tensor that is sent; weights and inner activations
+    keep 8.
     """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)

@@ -102,6 +102,7 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     weight_observer: Literal["per-channel", "per-tensor"] = "per-channel"
     activation_observer: Literal["min-max", "histogram"] = "histogram"
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
+    boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
 
     def __post_init__(self) -> None:
         """Refuse a split that is no module path, and the same split twice."""

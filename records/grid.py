@@ -98,9 +98,7 @@ class _GridFile(Section, frozen=True, kw_only=True):
     latency: bool = False
 
 
-def read_grid(
-    path: Path, *, data: str | None = None, weights: str | None = None
-) -> Grid:
+def read_grid(path: Path, *, data: str | None = None, weights: str | None = None) -> Grid:
     """Read a grid from a TOML file; a base given by path is relative to that file.
 
     Args:

@@ -1,0 +1,235 @@
+"""Where a sweep's tasks run: this machine's cores, or a Dask cluster, both through joblib."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import msgspec
+
+from pipeline.sweep_plan import Frame
+from pipeline.sweep_tasks import Ended, Job, run_task
+from records.errors import EdgeveilError, InputError, UnsupportedHereError
+from records.progress import Progress
+
+#: A cluster without any worker for so long is given up; the sweep can be resumed.
+WORKERLESS_SECONDS = 60.0
+CONNECT_SECONDS = 20.0
+_POLL_SECONDS = 0.5
+#: States of a dask future that will never give a result.
+_LOST = frozenset({"error", "cancelled", "lost"})
+
+
+class SweepError(EdgeveilError):
+    """Cells are missing after their second try; named, with the reasons that are known."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Runs tasks; whether a task's work is done is for the caller to read from its files.
+
+    Attributes:
+        jobs: processes on this machine; None takes every core that may be used.
+        client: of a Dask cluster, None for this machine.
+    """
+
+    jobs: int | None = None
+    client: Any = None
+
+    def run(self, kind: str, frame: Frame, jobs: Sequence[Job]) -> Iterator[Ended]:
+        """Yield an `Ended` as each task ends, in any order; lost tasks are left out.
+
+        A worker process that dies takes the local pool with it: what is left is not yielded.
+
+        Raises:
+            SweepError: the cluster has had no worker for a minute.
+        """
+        text = msgspec.json.encode(frame).decode()
+        calls = [(kind, text, msgspec.json.encode(job).decode()) for job in jobs]
+        if self.client is not None:
+            yield from _on_cluster(self.client, calls)
+        else:
+            yield from _on_cores(self.jobs, calls)
+
+
+@contextlib.contextmanager
+def workers(jobs: int | None, cluster: str | None) -> Iterator[Workers]:
+    """Yield the workers of this machine, or those behind a Dask scheduler's address.
+
+    Args:
+        jobs: local processes, None for all cores; means nothing with a cluster.
+        cluster: ``tcp://HOST:PORT`` (or ``tls://``) of a scheduler, None for this machine.
+
+    Raises:
+        UnsupportedHereError: joblib, or the extra ``cluster``, is not installed.
+        InputError: no address, no scheduler there, or it has no worker.
+    """
+    _require("joblib", "export")
+    if cluster is None:
+        yield Workers(jobs=jobs)
+        return
+    for package in ("dask", "distributed"):
+        _require(package, "cluster")
+    if not cluster.startswith(("tcp://", "tls://")):
+        raise InputError(f"--cluster {cluster} is no address such as tcp://127.0.0.1:8786")
+    with _client(cluster) as client:
+        yield Workers(client=client)
+
+
+def _require(package: str, extra: str) -> None:
+    if find_spec(package) is None:
+        raise UnsupportedHereError(
+            f"this sweep needs {package}, not installed here; run: pip install "
+            f"'edgeveil[{extra}]' from the checkout (pip install '.[{extra}]')"
+        )
+
+
+@contextlib.contextmanager
+def _client(address: str) -> Iterator[Any]:
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise InputError(f"no Dask scheduler answers at {address}: {error}") from error
+    try:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError as error:
+            raise InputError(
+                f"the Dask scheduler at {address} has no worker; start some: "
+                f"dask worker {address} --nthreads 1 --nworkers 2"
+            ) from error
+        yield client
+    finally:
+        client.close()
+
+
+def _on_cores(jobs: int | None, calls: Sequence[tuple[str, str, str]]) -> Iterator[Ended]:
+    from joblib import Parallel, delayed, parallel_config
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    with parallel_config(backend="loky", n_jobs=jobs or -1, inner_max_num_threads=1):
+        # One task at a time a worker: tasks are long, and a killed one must not take others along.
+        parallel = Parallel(batch_size=1, pre_dispatch="all", return_as="generator_unordered")
+        try:
+            for ended in parallel(delayed(run_task)(*call) for call in calls):
+                yield _decoded(ended)
+        except TerminatedWorkerError:
+            # Out of memory, or killed: what it left undone is found by its files.
+            return
+
+
+def _on_cluster(client: Any, calls: Sequence[tuple[str, str, str]]) -> Iterator[Ended]:
+    """Yield what ends; do not wait for what the scheduler has given up.
+
+    A task whose workers died ``allowed-failures`` times ends as KilledWorker. joblib's backend
+    (1.6, ``DaskDistributedBackend._collect``) then never calls back, and ``Parallel`` would wait for
+    ever: its results are therefore taken in a thread, and the futures' states watched here.
+    """
+    ended: queue.Queue[str | BaseException] = queue.Queue()
+    threading.Thread(target=_take, args=(client, calls, ended.put), daemon=True).start()
+    seen, alone_since = 0, None
+    while seen < len(calls):
+        try:
+            one = ended.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            alone_since = _alone_since(client, alone_since)
+            if seen + _given_up(client) >= len(calls):
+                return
+            continue
+        if isinstance(one, BaseException):
+            raise one
+        seen += 1
+        yield _decoded(one)
+
+
+def _take(
+    client: Any, calls: Sequence[tuple[str, str, str]], put: Callable[[str | BaseException], None]
+) -> None:
+    from joblib import Parallel, delayed, parallel_config
+
+    try:
+        with parallel_config(backend="dask", client=client):
+            parallel = Parallel(
+                n_jobs=-1, batch_size=1, pre_dispatch="all", return_as="generator_unordered"
+            )
+            for one in parallel(delayed(run_task)(*call) for call in calls):
+                put(one)
+    # Whatever it is, the thread that waits must hear of it.
+    except BaseException as error:  # noqa: BLE001
+        put(error)
+
+
+def _given_up(client: Any) -> int:
+    return sum(state.status in _LOST for state in list(client.futures.values()))
+
+
+def _alone_since(client: Any, since: float | None) -> float | None:
+    """Return since when the cluster has had no worker, None when it has some."""
+    if client.scheduler_info(n_workers=-1)["workers"]:
+        return None
+    now = time.monotonic()
+    if since is not None and now - since > WORKERLESS_SECONDS:
+        raise SweepError(
+            f"the cluster has had no worker for {WORKERLESS_SECONDS:.0f} s; start workers and run "
+            "the same command again: what is done is kept"
+        )
+    return now if since is None else since
+
+
+def _decoded(text: str) -> Ended:
+    return msgspec.json.decode(text, type=Ended)
+
+
+def run_until_done(
+    crew: Workers,
+    kind: str,
+    frame: Frame,
+    jobs: Sequence[Job],
+    is_done: Callable[[Job], bool],
+    progress: Progress,
+    task: str,
+) -> None:
+    """Run what is not done, verify by the files, and run what is missing once more.
+
+    Args:
+        crew: who works.
+        kind: of the tasks, as in `run_task`.
+        frame: the sweep.
+        jobs: all of one kind.
+        is_done: reads a job's files.
+        progress: told the number of jobs done.
+        task: the progress' name.
+
+    Raises:
+        SweepError: jobs are still missing; each is named with what it said.
+    """
+    missing = [job for job in jobs if not is_done(job)]
+    said: dict[str, str] = {}
+    for _ in range(2):
+        if not missing:
+            break
+        done = len(jobs) - len(missing)
+        progress(task, done, len(jobs))
+        for ended in crew.run(kind, frame, missing):
+            if ended.failure is not None:
+                said[ended.name] = ended.failure
+                continue
+            done += 1
+            progress(task, done, len(jobs))
+        missing = [job for job in missing if not is_done(job)]
+        # What was refused by name would be refused again.
+        if all(job.name in said for job in missing):
+            break
+    if missing:
+        reasons = "; ".join(
+            f"{job.name}: {said.get(job.name, 'its worker died, twice')}" for job in missing
+        )
+        raise SweepError(f"{len(missing)} of {len(jobs)} {task} are missing: {reasons}")

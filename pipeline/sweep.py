@@ -179,9 +179,9 @@ def _attack_all(frame: Frame, crew: Workers, progress: Progress) -> list[Finishe
 def _share(frame: Frame, crew: Workers, missing: tuple[Cell, ...], progress: Progress) -> None:
     """Fill the cache; a baseline that fails will say so again in its cells, where it counts."""
     baselines = baselines_of(missing)
-    done = 0
-    for _ in crew.run("baseline", frame, baselines) if baselines else ():
-        done += 1
+    if not baselines:
+        return
+    for done, _ in enumerate(crew.run("baseline", frame, baselines), start=1):
         progress("FP32 decoders", done, len(baselines))
 
 

@@ -1,6 +1,6 @@
 """What a sweep's workers do, each by itself: export and check a point, share, attack a cell.
 
-Arguments and results are text: joblib's Dask backend scatters larger objects to a single worker, and
+Arguments and results are text: joblib's Dask backend scatters larger objects to one worker, and
 what was scattered is lost with it, while text travels inside the task and survives.
 """
 

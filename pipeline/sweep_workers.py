@@ -22,8 +22,8 @@ from records.progress import Progress
 WORKERLESS_SECONDS = 60.0
 CONNECT_SECONDS = 20.0
 _POLL_SECONDS = 0.5
-#: States of a dask future that will never give a result.
-_LOST = frozenset({"error", "cancelled", "lost"})
+#: No task under way for so long, and results outstanding: the scheduler has given them up.
+QUIET_SECONDS = 15.0
 
 
 class SweepError(EdgeveilError):
@@ -92,10 +92,13 @@ def _require(package: str, extra: str) -> None:
 
 @contextlib.contextmanager
 def _client(address: str) -> Iterator[Any]:
-    from distributed import Client
+    import distributed
+
+    # Its methods have no annotations.
+    connect: Any = distributed.Client
 
     try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        client: Any = connect(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(f"no Dask scheduler answers at {address}: {error}") from error
     try:
@@ -130,28 +133,51 @@ def _on_cluster(client: Any, calls: Sequence[tuple[str, str, str]]) -> Iterator[
     """Yield what ends; do not wait for what the scheduler has given up.
 
     A task whose workers died ``allowed-failures`` times ends as KilledWorker. joblib's backend
-    (1.6, ``DaskDistributedBackend._collect``) then never calls back, and ``Parallel`` would wait for
-    ever: its results are therefore taken in a thread, and the futures' states watched here.
+    (1.6, ``DaskDistributedBackend._collect``) then never calls back, and ``Parallel`` waits for
+    ever: so its results are taken in a thread, and the futures' states are watched here.
     """
-    ended: queue.Queue[str | BaseException] = queue.Queue()
+    ended: queue.Queue[str | BaseException | None] = queue.Queue()
     threading.Thread(target=_take, args=(client, calls, ended.put), daemon=True).start()
-    seen, alone_since = 0, None
-    while seen < len(calls):
+    watch = _Watch(client)
+    while not watch.gave_up():
         try:
             one = ended.get(timeout=_POLL_SECONDS)
         except queue.Empty:
-            alone_since = _alone_since(client, alone_since)
-            if seen + _given_up(client) >= len(calls):
-                return
             continue
+        if one is None:
+            return
         if isinstance(one, BaseException):
             raise one
-        seen += 1
         yield _decoded(one)
 
 
+class _Watch:
+    """How long nothing has been under way, and how long there has been no worker."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._busy = self._manned = time.monotonic()
+
+    def gave_up(self) -> bool:
+        """Say whether every task has ended one way or the other; raise without workers."""
+        now = time.monotonic()
+        # In short steps: a list, for dask's thread changes the mapping meanwhile.
+        if any(state.status == "pending" for state in list(self._client.futures.values())):
+            self._busy = now
+        if self._client.scheduler_info(n_workers=-1)["workers"]:
+            self._manned = now
+        elif now - self._manned > WORKERLESS_SECONDS:
+            raise SweepError(
+                f"the cluster has had no worker for {WORKERLESS_SECONDS:.0f} s; start workers and "
+                "run the same command again: what is done is kept"
+            )
+        return now - self._busy > QUIET_SECONDS
+
+
 def _take(
-    client: Any, calls: Sequence[tuple[str, str, str]], put: Callable[[str | BaseException], None]
+    client: Any,
+    calls: Sequence[tuple[str, str, str]],
+    put: Callable[[str | BaseException | None], None],
 ) -> None:
     from joblib import Parallel, delayed, parallel_config
 
@@ -162,26 +188,10 @@ def _take(
             )
             for one in parallel(delayed(run_task)(*call) for call in calls):
                 put(one)
+        put(None)
     # Whatever it is, the thread that waits must hear of it.
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         put(error)
-
-
-def _given_up(client: Any) -> int:
-    return sum(state.status in _LOST for state in list(client.futures.values()))
-
-
-def _alone_since(client: Any, since: float | None) -> float | None:
-    """Return since when the cluster has had no worker, None when it has some."""
-    if client.scheduler_info(n_workers=-1)["workers"]:
-        return None
-    now = time.monotonic()
-    if since is not None and now - since > WORKERLESS_SECONDS:
-        raise SweepError(
-            f"the cluster has had no worker for {WORKERLESS_SECONDS:.0f} s; start workers and run "
-            "the same command again: what is done is kept"
-        )
-    return now if since is None else since
 
 
 def _decoded(text: str) -> Ended:

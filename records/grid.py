@@ -92,7 +92,7 @@ class _GridFile(Section, frozen=True, kw_only=True):
     base: str | Recipe
     splits: tuple[str, ...]
     boundary_bits: tuple[BoundaryBits, ...] = (8,)
-    attackers: dict[str, dict[str, Any]] = {}
+    attackers: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     seeds: Seeds = (0,)
     headline: tuple[Headline, ...] = ()
     latency: bool = False

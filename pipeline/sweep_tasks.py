@@ -16,9 +16,9 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import msgspec
-import torch
 
 from attack.evaluate import attack_bundle, share_baseline
+from attack.training import torch_threads
 from baseline.datasets import ImageSplits, load_splits
 from baseline.model import build_model
 from export.build import export_bundle, tool_versions
@@ -66,8 +66,8 @@ def run_task(kind: str, frame: str, job: str) -> str:
     with _ONE_AT_A_TIME:
         try:
             whole = _frame(frame)
-            torch.set_num_threads(THREADS)
-            work(whole, _splits(whole), decoded)
+            with torch_threads(THREADS):
+                work(whole, _splits(whole), decoded)
         except EdgeveilError as error:
             ended = Ended(name=decoded.name, failure=f"{type(error).__name__}: {error}")
         else:

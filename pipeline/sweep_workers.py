@@ -151,6 +151,21 @@ def _on_cluster(client: Any, calls: Sequence[tuple[str, str, str]]) -> Iterator[
         yield _decoded(one)
 
 
+def _cluster_backend(client: Any) -> Any:
+    """Return joblib's Dask backend, which never works in this process instead.
+
+    Where the cluster has one core, ``Parallel`` takes a shortcut: it runs all tasks itself, on the
+    coordinator. So this backend never says "one"; the scheduler queues what has no worker yet.
+    """
+    from joblib._dask import DaskDistributedBackend
+
+    class OnWorkersOnly(DaskDistributedBackend):  # type: ignore[misc]
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            return max(2, super().effective_n_jobs(n_jobs))
+
+    return OnWorkersOnly(client=client)
+
+
 class _Watch:
     """How long nothing has been under way, and how long there has been no worker."""
 
@@ -161,7 +176,7 @@ class _Watch:
     def gave_up(self) -> bool:
         """Say whether every task has ended one way or the other; raise without workers."""
         now = time.monotonic()
-        # In short steps: a list, for dask's thread changes the mapping meanwhile.
+        # A copy: dask's thread changes the mapping meanwhile.
         if any(state.status == "pending" for state in list(self._client.futures.values())):
             self._busy = now
         if self._client.scheduler_info(n_workers=-1)["workers"]:
@@ -182,10 +197,9 @@ def _take(
     from joblib import Parallel, delayed, parallel_config
 
     try:
-        with parallel_config(backend="dask", client=client):
-            parallel = Parallel(
-                n_jobs=-1, batch_size=1, pre_dispatch="all", return_as="generator_unordered"
-            )
+        with parallel_config(backend=_cluster_backend(client), n_jobs=-1):
+            # One task a batch: what a dying worker takes along is one task, not several.
+            parallel = Parallel(batch_size=1, pre_dispatch="all", return_as="generator_unordered")
             for one in parallel(delayed(run_task)(*call) for call in calls):
                 put(one)
         put(None)

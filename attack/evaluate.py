@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,36 @@ def attack_bundle(
     return session.record(pictures, started)
 
 
+def share_baseline(
+    bundle: Bundle,
+    splits: ImageSplits,
+    recipe: AttackRecipe,
+    cache: Path,
+    *,
+    progress: Progress | None = None,
+    threads: int = DEFAULT_THREADS,
+) -> None:
+    """Put into the cache what attacks on equal FP32 features share: ceiling, FP32 decoders.
+
+    A sweep calls it once before the attacks that would otherwise train them side by side.
+
+    Args:
+        bundle: any of the bundles with these FP32 features.
+        splits: as in `attack_bundle`.
+        recipe: levels, seeds, decoders.
+        cache: folder of cached features and decoders.
+        progress: called once a batch or epoch.
+        threads: of torch and of the runtimes.
+
+    Raises:
+        DataError: too few images, or images of another size than the bundle's.
+        ArtifactError: the FP32 edge does not load or run.
+    """
+    _check_sets(bundle, splits)
+    session = _Session(bundle, splits, recipe, TensorCache(cache), threads, progress or silent)
+    session.share()
+
+
 class _Session:
     """The parts that every step of one attack shares."""
 
@@ -119,7 +149,7 @@ class _Session:
         manifest, recipe = self.bundle.manifest, self.recipe
         scale = scale_of(self.splits.attacker, self.splits.victim, self.victims)
         ceiling = self._ceiling()
-        self._attack_all()
+        self._attack_all(self._attacked())
         judged = tuple(a.name for a in self.bundle.edges("int8"))
         controls = controls_of(scale, ceiling, self.outcomes, BASELINE, recipe)
         drift = tuple(drift_gates(self.outcomes, EAGER, judged, recipe))
@@ -150,6 +180,11 @@ class _Session:
             seconds=time.perf_counter() - started,
         )
 
+    def share(self) -> None:
+        """Attack the pass-through and the FP32 edge alone."""
+        self._ceiling()
+        self._attack_all([self.bundle.artifact(BASELINE)])
+
     def _family(self, attacker: ImageSet) -> DecoderFamily:
         return DecoderFamily(
             self.recipe, attacker.images, self.cache, threads=self.threads, progress=self.progress
@@ -168,12 +203,12 @@ class _Session:
             self.recipe.seeds[0],
         )
 
-    def _attack_all(self) -> None:
-        """Attack FP32, eager INT8 and every INT8 artifact; equal outputs are attacked once."""
+    def _attack_all(self, attacked: Iterable[Artifact]) -> None:
+        """Attack artifacts, the FP32 baseline first; equal outputs are attacked once."""
         family = self._family(self.splits.attacker)
         static: StaticAttack | None = None
         first_with: dict[str, str] = {}
-        for artifact in self._attacked():
+        for artifact in attacked:
             target = self._target(artifact)
             self.targets[target.name] = target
             if static is None:

@@ -114,6 +114,7 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     bias_correction: bool = False
     boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
+    boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
 
     def __post_init__(self) -> None:
         """Refuse a split that is no module path, and the same split twice."""

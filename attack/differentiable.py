@@ -1,8 +1,8 @@
 """An edge's ONNX graph as a function that torch can differentiate: weights and scales as shipped.
 
 One interpreter serves FP32 and INT8: in a QDQ graph every QuantizeLinear rounds as the integer
-kernels do, and lets gradients through as if it had not (Bengio et al. 2013, "Estimating or
-propagating gradients through stochastic neurons": straight-through).
+kernels do, and lets gradients through as if it had not (straight-through; Bengio et al. 2013,
+"Estimating or propagating gradients through stochastic neurons").
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from attack.differentiable_operators import OPERATORS
 from records.errors import UnsupportedHereError
+
+_QUANTIZE = "QuantizeLinear"
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,11 @@ class DifferentiableEdge:
             tensor.name: _as_tensor(tensor) for tensor in graph.initializer
         }
         self._steps: list[_Step] = []
-        for node in graph.node:
-            self._add(node, name)
+        last = max((k for k, n in enumerate(graph.node) if n.op_type == _QUANTIZE), default=-1)
+        for k, node in enumerate(graph.node):
+            # A boundary of fewer bits is clipped once more, behind its QuantizeLinear.
+            ends = last >= 0 and (k == last or (k > last and node.op_type == "Clip"))
+            self._add(node, name, boundary=ends)
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Return the boundary's real values, float32 (N, *boundary), of float32 (N, 3, S, S)."""
@@ -64,8 +69,8 @@ class DifferentiableEdge:
             values.update(_run(step, values))
         return values[self._output]
 
-    def _add(self, node: onnx.NodeProto, name: str) -> None:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    def _add(self, node: onnx.NodeProto, name: str, *, boundary: bool) -> None:
+        attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "Constant":
             self._constants[node.output[0]] = _as_tensor(attributes["value"])
             return
@@ -75,6 +80,8 @@ class DifferentiableEdge:
                 f"the white-box attack cannot differentiate the operator {node.op_type} of {name}; "
                 "leave A2 out of the levels"
             )
+        if boundary:
+            attributes["boundary"] = True
         step = _Step(compute, attributes, tuple(node.input), tuple(node.output))
         if all(not given or given in self._constants for given in step.inputs):
             with torch.no_grad():

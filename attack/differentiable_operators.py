@@ -6,12 +6,15 @@ https://onnx.ai/onnx/operators/ defines them for opset 17 to 21.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from records.errors import UnsupportedHereError
 
 Operator = Callable[..., Any]
 _UINT8 = (0.0, 255.0)
@@ -20,23 +23,25 @@ _UINT8 = (0.0, 255.0)
 class _Quantize(torch.autograd.Function):
     """Round half to even and clip; the gradient passes as if nothing was rounded.
 
-    Beyond the range it passes only when a step against it leads back inside: the clip hides how
-    far outside a value is, not in which direction it has to go.
+    Inside a network nothing passes beyond the range: there the clip is also the ReLU that was
+    fused into it. At the ``boundary`` it passes when a step against it leads back inside: what is
+    observed beyond the range still says in which direction the value has to go.
     """
 
     @staticmethod
-    def forward(ctx: Any, steps: Tensor, low: float, high: float) -> Tensor:
+    def forward(ctx: Any, steps: Tensor, low: float, high: float, boundary: bool) -> Tensor:
         ctx.save_for_backward(steps)
-        ctx.range = (low, high)
+        ctx.range, ctx.boundary = (low, high), boundary
         return torch.round(steps).clamp_(low, high)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (steps,) = ctx.saved_tensors
         (gradient,) = gradients
-        low, high = ctx.range
-        stuck = ((steps < low) & (gradient > 0)) | ((steps > high) & (gradient < 0))
-        return gradient.masked_fill(stuck, 0.0), None, None
+        below, above = steps < ctx.range[0], steps > ctx.range[1]
+        if ctx.boundary:
+            below, above = below & (gradient > 0), above & (gradient < 0)
+        return gradient.masked_fill(below | above, 0.0), None, None, None
 
 
 class _Round(torch.autograd.Function):
@@ -58,12 +63,28 @@ def _along(parameter: Tensor, x: Tensor, axis: int) -> Tensor:
     return parameter.reshape(shape)
 
 
-def _quantize(x: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 1) -> Tensor:
+def quantize(
+    x: Tensor,
+    scale: Tensor,
+    zero: Tensor | None = None,
+    *,
+    axis: int = 1,
+    boundary: bool = False,
+) -> Tensor:
+    """Return whole steps 0 … 255 as float32, with straight-through gradients.
+
+    Args:
+        x: float32 of any shape.
+        scale: of one step.
+        zero: zero point, one for the tensor.
+        axis: of a scale with many values.
+        boundary: the result is what is sent, see `_Quantize`.
+    """
     steps = x / _along(scale, x, axis)
     offset = 0.0 if zero is None else float(zero)
     low, high = (bound - offset for bound in _UINT8)
     # Rounded before the zero point is added, as the standard says: ties go to even without it.
-    rounded: Tensor = _Quantize.apply(steps, low, high)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _Quantize.apply(steps, low, high, boundary)  # type: ignore[no-untyped-call]
     return rounded + offset
 
 
@@ -83,8 +104,6 @@ def _padded(x: Tensor, pads: list[int] | None, value: float = 0.0) -> Tensor:
 
 def _explicit(auto_pad: bytes) -> None:
     if auto_pad not in (b"NOTSET", b"VALID"):
-        from records.errors import UnsupportedHereError
-
         raise UnsupportedHereError(
             f"the white-box attack cannot differentiate auto_pad {auto_pad.decode()}; leave A2 out "
             "of the levels"
@@ -172,8 +191,32 @@ def _layer_norm(
     return functional.layer_norm(x, list(x.shape[axis:]), scale, bias, epsilon)
 
 
-def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    return torch.clamp(x, low, high) if low is not None or high is not None else x
+class _Clamp(torch.autograd.Function):
+    """Clip at the boundary: gradients as in `_Quantize`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        ctx.save_for_backward(x, low, high)
+        return torch.clamp(x, low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        x, low, high = ctx.saved_tensors
+        (gradient,) = gradients
+        stuck = ((x < low) & (gradient > 0)) | ((x > high) & (gradient < 0))
+        return gradient.masked_fill(stuck, 0.0), None, None
+
+
+def clip(
+    x: Tensor, low: Tensor | None = None, high: Tensor | None = None, *, boundary: bool = False
+) -> Tensor:
+    """Clip to bounds (0-d, None for no bound); ``boundary`` as in `quantize`."""
+    if not boundary:
+        return torch.clamp(x, low, high) if low is not None or high is not None else x
+    lowest = torch.tensor(-torch.inf) if low is None else low
+    highest = torch.tensor(torch.inf) if high is None else high
+    clamped: Tensor = _Clamp.apply(x, lowest, highest)  # type: ignore[no-untyped-call]
+    return clamped
 
 
 def _max_pool(
@@ -247,7 +290,7 @@ def _reshape(x: Tensor, shape: Tensor, *, allowzero: int = 0) -> Tensor:
 
 
 def _flatten(x: Tensor, *, axis: int = 1) -> Tensor:
-    return x.reshape(int(torch.tensor(x.shape[:axis]).prod()) if axis else 1, -1)
+    return x.reshape(math.prod(x.shape[:axis]), -1)
 
 
 def _axes_of(given: list[int] | None, stored: Tensor | None) -> list[int]:
@@ -270,7 +313,7 @@ def _split(
 ) -> tuple[Tensor, ...]:
     if sizes is None:
         return x.tensor_split(num_outputs, axis)
-    return x.split([int(s) for s in sizes], axis)
+    return torch.split(x, [int(s) for s in sizes], axis)
 
 
 def _slice(
@@ -310,7 +353,7 @@ OPERATORS: dict[str, Operator] = {
     "Add": torch.add,
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
-    "Clip": _clip,
+    "Clip": clip,
     "Concat": lambda *parts, axis: torch.cat(parts, axis),
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
@@ -331,7 +374,7 @@ OPERATORS: dict[str, Operator] = {
     "MaxPool": _max_pool,
     "Mul": torch.mul,
     "Pad": _pad,
-    "QuantizeLinear": _quantize,
+    "QuantizeLinear": quantize,
     "ReduceMean": _reduce_mean,
     "Relu": torch.relu,
     "Reshape": _reshape,

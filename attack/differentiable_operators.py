@@ -84,7 +84,7 @@ def quantize(
     offset = 0.0 if zero is None else float(zero)
     low, high = (bound - offset for bound in _UINT8)
     # Rounded before the zero point is added, as the standard says: ties go to even without it.
-    rounded: Tensor = _Quantize.apply(steps, low, high, boundary)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _Quantize.apply(steps, low, high, boundary)
     return rounded + offset
 
 
@@ -215,7 +215,7 @@ def clip(
         return torch.clamp(x, low, high) if low is not None or high is not None else x
     lowest = torch.tensor(-torch.inf) if low is None else low
     highest = torch.tensor(torch.inf) if high is None else high
-    clamped: Tensor = _Clamp.apply(x, lowest, highest)  # type: ignore[no-untyped-call]
+    clamped: Tensor = _Clamp.apply(x, lowest, highest)
     return clamped
 
 
@@ -345,7 +345,7 @@ def _resize(x: Tensor, roi: Any, scales: Tensor, *_: Any, mode: bytes, **__: Any
 
 
 def _round(x: Tensor) -> Tensor:
-    rounded: Tensor = _Round.apply(x)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _Round.apply(x)
     return rounded
 
 

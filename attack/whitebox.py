@@ -165,9 +165,8 @@ class WhiteBoxAttack(Attack):
     def _tune(self, problem: _Problem, name: str, seed: int) -> list[Candidate]:
         """Try A1's output itself, every σ² from both starts, then λ with the best of these."""
         settings = [_Setting(start="unchanged")]
-        settings += [
-            _Setting(start=s, noise=noise) for s, noises in NOISES.items() for noise in noises
-        ]
+        for start, noises in NOISES.items():
+            settings += [_Setting(start=start, noise=noise) for noise in noises]
         total = len(settings) + len(TV_WEIGHTS)
         found: list[Candidate] = []
         for setting in settings:

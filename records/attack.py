@@ -77,8 +77,8 @@ class Candidate(Part, frozen=True, kw_only=True):
     by gradients; ``scratch`` and ``fine-tuned`` are; ``unchanged`` is the A0 decoder as it is.
     For A2 it is a setting of the descent on the image: from ``a1-output`` or ``mean-image``, or
     A1's output ``unchanged``; capacity ``image``, ``parameters`` pixel values, ``epochs``
-    iterations; ``noise`` the variance that features are trusted to, as a share of their own, ``tv`` the weight
-    of the total variation; tried on held-out attacker images.
+    iterations; ``noise`` the variance that features are trusted to, as a share of their own,
+    ``tv`` the weight of the total variation; tried on held-out attacker images.
     ``val_loss``: MSE on the held-out attacker images after each epoch; the weights of
     ``best_epoch`` (0-based) are kept.
     """

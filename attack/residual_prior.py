@@ -35,7 +35,7 @@ class ResidualPrior:
 
 
 def cosine_basis(side: int) -> Tensor:
-    """Return the orthonormal DCT-II matrix, float32 (side, side), rows are frequencies."""
+    """Return the orthonormal DCT-II matrix, float32 of shape (side, side), one frequency a row."""
     grid = torch.arange(side, dtype=torch.float64)
     basis = torch.cos(torch.pi / side * (grid[None, :] + 0.5) * grid[:, None])
     basis *= (2.0 / side) ** 0.5

@@ -36,21 +36,20 @@ from records.progress import Progress
 from records.recipe import AttackRecipe
 
 #: Changes whenever an older cached result would no longer be what this code computes.
-VERSION = 1
+VERSION = 2
 #: The attacker's own held-out images on which the settings are tried.
 TUNED_IMAGES = 32
-#: σ², as a share of a channel's variance: how far the features are trusted over the prior.
-NOISES: dict[Start, tuple[float, ...]] = {
-    "a1-output": (0.3, 0.1, 0.03, 0.01),
-    # Rarely the better start, but one that owes nothing to A1.
-    "mean-image": (0.3, 0.1),
-}
+#: σ², as a share of a channel's variance: how far the features are trusted over the prior. The
+#: search begins in the middle and goes on in the direction that helps.
+NOISES = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+_FIRST_NOISE = NOISES.index(0.1)
 #: λ: total variation per image, in the units of the pixel values' sum.
 TV_WEIGHTS = (1.0, 3.0)
 #: Restarts after the first one, which begins at the start itself, from a draw of the prior.
 RESTARTS = 2
 _RESTART_SPREAD = 0.5
 _TUNING_SHARE = 0.4
+_MOST_TRIED = 4 + len(NOISES)
 _RATE = 0.2
 _MOST_RESIDUALS = 4000
 _BATCH = 64
@@ -163,20 +162,21 @@ class WhiteBoxAttack(Attack):
         return Attempt(images=torch.cat(parts).numpy(), candidates=tuple(candidates), chosen=chosen)
 
     def _tune(self, problem: _Problem, name: str, seed: int) -> list[Candidate]:
-        """Try A1's output itself, every σ² from both starts, then λ with the best of these."""
-        settings = [_Setting(start="unchanged")]
-        for start, noises in NOISES.items():
-            settings += [_Setting(start=start, noise=noise) for noise in noises]
-        total = len(settings) + len(TV_WEIGHTS)
+        """Try A1's output itself, σ² from there, the mean image with the best σ², and then λ."""
         found: list[Candidate] = []
-        for setting in settings:
+
+        def tried(setting: _Setting) -> float:
             found.append(problem.candidate(setting, seed))
-            self._progress(f"A2 on {name}: settings", len(found), total)
-        best = _setting_of(min(found[1:], key=lambda c: c.best_val_loss))
+            self._progress(f"A2 on {name}: settings", len(found), _MOST_TRIED)
+            return found[-1].best_val_loss
+
+        tried(_Setting(start="unchanged"))
+        best = _best_noise(lambda noise: tried(_Setting(start="a1-output", noise=noise)))
+        tried(_Setting(start="mean-image", noise=best))
+        moved = _setting_of(min(found[1:], key=lambda c: c.best_val_loss))
         for weight in TV_WEIGHTS:
-            tried = msgspec.structs.replace(best, tv=weight)
-            found.append(problem.candidate(tried, seed))
-            self._progress(f"A2 on {name}: settings", len(found), total)
+            tried(msgspec.structs.replace(moved, tv=weight))
+        self._progress(f"A2 on {name}: settings", _MOST_TRIED, _MOST_TRIED)
         return found
 
     def _cause(self, target: Target, seed: int, decoder: Decoder) -> dict[str, Any]:
@@ -316,6 +316,21 @@ def total_variation(x: Tensor) -> Tensor:
     down = x[:, :, 1:, :-1] - x[:, :, :-1, :-1]
     right = x[:, :, :-1, 1:] - x[:, :, :-1, :-1]
     return (down.square() + right.square() + _TV_SMOOTHING).sqrt().flatten(1).sum(1)
+
+
+def _best_noise(loss_of: Callable[[float], float]) -> float:
+    """Return the σ² with the lowest loss, going from the first one downhill in both directions."""
+    losses = {_FIRST_NOISE: loss_of(NOISES[_FIRST_NOISE])}
+    for direction in (1, -1):
+        at = _FIRST_NOISE
+        while 0 <= at + direction < len(NOISES):
+            losses[at + direction] = loss_of(NOISES[at + direction])
+            if losses[at + direction] >= losses[at]:
+                break
+            at += direction
+        if at != _FIRST_NOISE:
+            break
+    return NOISES[min(losses, key=lambda k: losses[k])]
 
 
 def _setting_of(candidate: Candidate) -> _Setting:

@@ -34,7 +34,7 @@ def weigh_channels(prepared: fx.GraphModule, server: nn.Module, images: Tensor) 
     squares = {name: torch.zeros(()) for name in observers}
     generator = torch.Generator().manual_seed(0)
     with _tapped(observers), torch.enable_grad():
-        for batch in images[:_MOST_IMAGES].split(_BATCH):
+        for batch in torch.split(images[:_MOST_IMAGES], _BATCH):
             logits = server(prepared(batch.clone().requires_grad_())).flatten(1)
             answers = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
             loss = cross_entropy(logits, answers, reduction="sum")

@@ -128,7 +128,7 @@ class RangeObserver(HistogramObserver):
         if not bool(self.max_val > self.min_val):
             return cast("tuple[Tensor, Tensor]", super().calculate_qparams())
         low, high = (torch.tensor(end) for end in self.ends())
-        return cast("tuple[Tensor, Tensor]", self._calculate_qparams(low, high))
+        return self._calculate_qparams(low, high)
 
     def ends(self) -> tuple[float, float]:
         """Return the range in use: what was chosen by hand, else what the method finds."""

@@ -27,7 +27,7 @@ class _Loss:
 
     def __init__(self, prepared: fx.GraphModule, server: nn.Module, images: Tensor) -> None:
         self._prepared, self._server = prepared, server
-        self._batches = images[:_MOST_IMAGES].split(_BATCH)
+        self._batches = torch.split(images[:_MOST_IMAGES], _BATCH)
         self._count = sum(len(batch) for batch in self._batches)
         self._expected = [self._answers(batch) for batch in self._batches]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import fmean
-
 from records.attack import ArtifactAttack, AttackRecord, Level
 from records.bench import BenchRecord
 from records.errors import InputError
@@ -16,6 +14,7 @@ from records.results import (
     SpeedFigures,
     SplitFigures,
 )
+from report.leaks import mean_psnr_db
 from report.load import RunRecords, SplitRecords
 
 #: Libraries without which the figures could not be had again.
@@ -135,7 +134,9 @@ def _attack(name: str, attack: AttackRecord | None) -> AttackFigures | None:
 
 
 def _psnr_by_level(row: ArtifactAttack) -> dict[Level, float]:
-    levels: dict[Level, list[float]] = {}
-    for level in row.levels:
-        levels.setdefault(level.level, []).append(level.result.recon_psnr_db.mean)
-    return {level: fmean(values) for level, values in levels.items()}
+    found: dict[Level, float] = {}
+    for level in dict.fromkeys(result.level for result in row.levels):
+        mean = mean_psnr_db(row, level)
+        if mean is not None:
+            found[level] = mean
+    return found

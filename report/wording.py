@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from records.attack import ArtifactVerdict, AttackRecord, Gate, Verdict
+from records.attack import ArtifactVerdict, AttackRecord, Gate, Level, Verdict
 from records.manifest import WireTensor
 from report.document import SplitVerdicts, Tone, VerdictLine
 from report.leaks import ATTACKERS, baseline_psnr_db, find_artifact, floor_db, mean_psnr_db
@@ -86,8 +86,11 @@ def _figures(record: AttackRecord, name: str) -> str:
     if artifact is None:
         return ""
     texts = [f"FP32 features {decibels(baseline_psnr_db(record))}"]
-    for level in ("A0", "A1"):
+    levels: tuple[Level, ...] = ("A0", "A1", "A2", "A3", "A4")
+    for level in levels:
         mean = mean_psnr_db(artifact, level)
+        if mean is None and level not in ("A0", "A1"):
+            continue
         texts.append(f"{level} {NONE if mean is None else decibels(mean)}")
     texts.append(f"mean image {decibels(floor_db(record))}")
     return "recon_psnr_db: " + ", ".join(texts)

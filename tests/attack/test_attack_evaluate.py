@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from attack import evaluate
+from attack import campaign, evaluate
 from attack.cache import TensorCache
+from attack.campaign import BASELINE
 from attack.controls import numpy_floor_db, scale_of
-from attack.evaluate import BASELINE, attack_bundle
+from attack.evaluate import attack_bundle
 from attack.features import EAGER, Target, float_table, target_of
 from attack.metrics import as_unit_images
 from baseline.datasets import ImageSplits
@@ -192,7 +193,7 @@ def test_a_planted_defence_holds_and_a_planted_copy_is_denied(
         ]
         return dataclasses.replace(target, attacker=tables[0], victim=tables[1])
 
-    monkeypatch.setattr(evaluate, "target_of", planted)
+    monkeypatch.setattr(campaign, "target_of", planted)
     # Half the artifacts are planted one way, half the other: drift is what this must show.
     record = again(
         attacked,
@@ -226,7 +227,7 @@ def test_an_fp32_edge_that_leaks_nothing_is_noted(
         ]
         return dataclasses.replace(target, attacker=tables[0], victim=tables[1])
 
-    monkeypatch.setattr(evaluate, "target_of", noisy)
+    monkeypatch.setattr(campaign, "target_of", noisy)
     record = again(attacked, attacked.folder / "cache")
     assert record.note is not None
     assert "nothing here" in record.note

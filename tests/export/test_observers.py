@@ -123,7 +123,7 @@ def test_an_observer_that_passes_records_nothing() -> None:
 
 def _mapping() -> torch.ao.quantization.QConfigMapping:
     mapping = get_default_qconfig_mapping("qnnpack")
-    qconfig = torch.ao.quantization.QConfig(
+    qconfig = torch.ao.quantization.QConfig(  # type: ignore[no-untyped-call]
         activation=RangeObserver.with_args(dtype=torch.quint8),
         weight=torch.ao.quantization.default_per_channel_weight_observer,
     )

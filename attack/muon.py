@@ -57,7 +57,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     Five quintic Newton–Schulz steps with the coefficients of Jordan et al. 2024; zero stays zero.
 
     Args:
-        matrix: float32 (rows, columns).
+        matrix: float32 (rows, columns), any shape.
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = (matrix.T if tall else matrix) / (matrix.norm() + _TINY)

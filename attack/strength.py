@@ -324,8 +324,7 @@ def main(
     as_json: bool,
 ) -> None:
     """Print dB against seconds of the attack's decoders and a plain one on BUNDLE's features."""
-    if floor_db is not None and not plain_epochs:
-        raise InputError("--floor-db compares with the plain decoder: leave --plain-epochs above 0")
+    _check_floor(floor_db, plain_epochs)
     bundle = load_bundle(bundle_path)
     splits = load_splits(bundle.manifest.recipe.data)
     attacker: ImageSet = splits.attacker.take(np.arange(min(attacker_images, len(splits.attacker))))
@@ -368,6 +367,11 @@ def main(
         except GateFailedError as error:
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
+
+
+def _check_floor(floor_db: float | None, plain_epochs: int) -> None:
+    if floor_db is not None and not plain_epochs:
+        raise InputError("--floor-db compares with the plain decoder: leave --plain-epochs above 0")
 
 
 def gate_margin(comparison: Comparison, floor_db: float) -> None:

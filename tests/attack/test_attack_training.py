@@ -122,6 +122,18 @@ def test_fine_tuning_starts_from_what_it_is_given(
     assert kept.candidate.best_val_loss == pytest.approx(tried[2].candidate.best_val_loss)
 
 
+def test_fine_tuning_keeps_the_closed_form_wherever_its_start_came_from(
+    features: FeatureTable, tiny_images: npt.NDArray[np.uint8], tmp_path: Path
+) -> None:
+    fresh = family(tmp_path / "a", tiny_images).from_scratch(features, 0, "x")
+    cached = family(tmp_path / "a", tiny_images).from_scratch(features, 0, "x")
+    (one,) = family(tmp_path / "b", tiny_images).fine_tuned(features, 0, fresh, "x")
+    (two,) = family(tmp_path / "c", tiny_images).fine_tuned(features, 0, cached, "x")
+    assert torch.equal(one.decoder.path.weight, fresh[2].decoder.path.weight)
+    assert one.candidate.val_loss == two.candidate.val_loss
+    assert np.array_equal(reconstruct(one.decoder, features), reconstruct(two.decoder, features))
+
+
 def test_noise_leaves_the_mean_image_as_the_best(
     tiny_images: npt.NDArray[np.uint8], tmp_path: Path
 ) -> None:

@@ -96,7 +96,7 @@ def psnr_distribution(series: Sequence[Series], floor_db: float | None) -> bytes
     edges; unlike a histogram it can be read with a hundred images as with ten thousand.
 
     Args:
-        series: at most four lines.
+        series: at most six lines.
         floor_db: what the mean image reaches on average, drawn as a dotted line.
     """
     with _figure(2.7) as (figure, axes):

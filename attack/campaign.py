@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -77,10 +77,19 @@ class Campaign:
 
     def run(self) -> None:
         """Attack FP32, eager INT8 and every INT8 artifact."""
+        self._attack(self._attacked())
+
+    def share(self) -> None:
+        """Attack the pass-through edge and FP32 alone: what bundles with equal FP32 edges share."""
+        self._ceiling()
+        self._attack([self.bundle.artifact(BASELINE)])
+
+    def _attack(self, artifacts: Iterable[Artifact]) -> None:
+        """Attack artifacts, the FP32 baseline first."""
         family = self._family(self.splits.attacker, self.recipe)
         static: StaticAttack | None = None
         first_with: dict[str, str] = {}
-        for artifact in self._attacked():
+        for artifact in artifacts:
             target = self._target(artifact, self.splits.attacker)
             self.targets[target.name] = target
             if static is None:

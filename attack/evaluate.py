@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -95,8 +94,49 @@ def attack_bundle(
     """
     started = time.perf_counter()
     _check_sets(bundle, splits)
+    campaign = _campaign(bundle, splits, recipe, cache, threads, progress)
+    return _Session(campaign).record(pictures, started)
+
+
+def share_baseline(
+    bundle: Bundle,
+    splits: ImageSplits,
+    recipe: AttackRecipe,
+    cache: Path,
+    *,
+    progress: Progress | None = None,
+    threads: int = DEFAULT_THREADS,
+) -> None:
+    """Put into the cache what attacks on equal FP32 features share: ceiling, FP32 decoders.
+
+    A sweep calls it once before the attacks that would otherwise train them side by side.
+
+    Args:
+        bundle: any of the bundles with these FP32 features.
+        splits: as in `attack_bundle`.
+        recipe: levels, seeds, decoders.
+        cache: folder of cached features and decoders.
+        progress: called once a batch or epoch.
+        threads: of torch and of the runtimes.
+
+    Raises:
+        DataError: too few images, or images of another size than the bundle's.
+        ArtifactError: the FP32 edge does not load or run.
+    """
+    _check_sets(bundle, splits)
+    _campaign(bundle, splits, recipe, cache, threads, progress).share()
+
+
+def _campaign(
+    bundle: Bundle,
+    splits: ImageSplits,
+    recipe: AttackRecipe,
+    cache: Path,
+    threads: int,
+    progress: Progress | None,
+) -> Campaign:
     victims = as_unit_images(splits.victim.images)
-    campaign = Campaign(
+    return Campaign(
         bundle=bundle,
         splits=splits,
         recipe=recipe,
@@ -107,7 +147,6 @@ def attack_bundle(
         foreign=_foreign(splits, recipe),
         meter=RecoveryMeter(WholeNetwork(bundle, threads=threads), splits.victim, victims),
     )
-    return _Session(campaign).record(pictures, started)
 
 
 class _Session:
@@ -133,7 +172,7 @@ class _Session:
             bundle_id=manifest.bundle_id,
             split=manifest.split,
             boundary_shape=manifest.boundary.shape,
-            wire_bytes_per_image=math.prod(manifest.wire.shape),
+            wire_bytes_per_image=manifest.wire.packed_bytes,
             recipe=recipe,
             pre_registered=self._pre_registered(),
             verdict=worst(verdicts),

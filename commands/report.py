@@ -25,20 +25,25 @@ from commands.recipe_options import force_option, json_option
 def command(
     run_folder: Path, out: Path | None, results: Path | None, force: bool, as_json: bool
 ) -> None:
-    """Make report.md and report.html from the records in the folder RUN.
+    """Make report.md and report.html from the records in the folder RUN, or of a sweep.
 
     Nothing is measured: a stage without a record is stated as not run. The HTML page holds its
     pictures and plots, needs no network and no script.
     """
     require_export_extra("report", ("jinja2", "matplotlib"))
     from records import codec
+    from records.sweep import RECORD_NAME as SWEEP_NAME
+    from records.sweep import Sweep
     from report.load import load_run
     from report.results import results_of
     from report.write import write_report
 
     written = write_report(run_folder, out or run_folder / "report", replace=force)
     if results is not None:
-        codec.write(results, results_of(load_run(run_folder)), replace=True)
+        stored = run_folder / SWEEP_NAME
+        # A sweep's record is what a page quotes of it: copied as it is.
+        figures = codec.read(stored, Sweep) if stored.is_file() else None
+        codec.write(results, figures or results_of(load_run(run_folder)), replace=True)
     if as_json:
         paths = {"html": str(written.html), "markdown": str(written.markdown)}
         click.echo(codec.encode(paths).decode(), nl=False)

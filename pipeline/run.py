@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from baseline.datasets import ImageSplits, load_splits
+from pipeline.folder_lock import LOCK_NAME, only_runner
 from pipeline.stage import do_stage, finished_record
 from pipeline.stages import run_stages
 from records import codec, files
-from records.errors import InputError, OverwriteError
+from records.errors import OverwriteError
 from records.progress import Progress, silent
 from records.recipe import Recipe
 from records.run import RunRecord, StageRecord
 
 RECIPE_NAME = "recipe.json"
-LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def run_recipe(
         EdgeveilError: whatever a stage refuses.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_runner(folder):
+    with only_runner(folder):
         _claim(recipe, folder, options)
         splits = load_splits(recipe.data)
         return _do_all(recipe, folder, splits, progress)
@@ -97,16 +94,3 @@ def _claim(recipe: Recipe, folder: Path, options: RunOptions) -> None:
                 "to do again what changed"
             )
         codec.write(path, recipe, replace=True)
-
-
-@contextlib.contextmanager
-def _only_runner(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system drops it when the process dies, however it dies."""
-    with (folder / LOCK_NAME).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another edgeveil run is working in {folder}; wait for it or choose another --out"
-            ) from error
-        yield

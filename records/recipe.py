@@ -19,7 +19,8 @@ Count = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, lt=2**31)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
-Capacity = Literal["small", "large"]
+ActivationObserver = Literal["min-max", "histogram", "percentile", "mse", "fisher"]
+Capacity = Literal["small", "medium", "large"]
 CostlyControl = Literal["logits", "bits16"]
 
 
@@ -91,11 +92,22 @@ class TrainRecipe(Section, frozen=True, kw_only=True):
 
 
 class ExportRecipe(Section, frozen=True, kw_only=True):
-    """Where the network is cut and how the edge is quantized (FX graph mode, engine qnnpack)."""
+    """Where the network is cut and how the edge is quantized (FX graph mode, engine qnnpack).
+
+    ``observers``: another method than ``activation_observer`` for single tensors, by the path of
+    the module that makes them. ``refined_tensors``: for so many of the most harmful tensors the
+    range is fitted to the loss of the whole network. ``bias_correction``: takes back the mean error
+    of every channel. ``boundary_bits``: of the tensor that is sent; weights and inner activations
+    keep 8.
+    """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
     weight_observer: Literal["per-channel", "per-tensor"] = "per-channel"
-    activation_observer: Literal["min-max", "histogram"] = "histogram"
+    activation_observer: ActivationObserver = "histogram"
+    observers: dict[str, ActivationObserver] = {}
+    refined_tensors: Annotated[int, Meta(ge=0)] = 0
+    bias_correction: bool = False
+    boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
 
     def __post_init__(self) -> None:
@@ -105,6 +117,14 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
                 raise ValueError(f"split {split!r} is not a module path such as features.3")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError("the same split is named twice")
+
+    def uses(self, observer: ActivationObserver) -> bool:
+        """Return whether any tensor is watched by this method."""
+        return observer in {self.activation_observer, *self.observers.values()}
+
+    def observer_of(self, tensor: str) -> ActivationObserver:
+        """Return the method of the tensor that a module path or graph node makes."""
+        return self.observers.get(tensor, self.activation_observer)
 
 
 class CheckRecipe(Section, frozen=True, kw_only=True):
@@ -157,7 +177,7 @@ class AttackRecipe(Section, frozen=True, kw_only=True):
     max_epochs: Count = 30
     patience: Count = 3
     batch_size: Count = 256
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 4e-3
     validation_share: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.1
     white_box_images: Count = 64
     white_box_iterations: Count = 300

@@ -89,6 +89,48 @@ class FileSize:
     int8: bool
 
 
+@dataclass(frozen=True)
+class Trade:
+    """One line of a trade-off plot: a split's points, each labelled, some on the Pareto front."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    names: Sequence[str]
+    front: Sequence[bool]
+
+
+def trade_off(lines: Sequence[Trade], x_label: str, *, log_x: bool = False) -> bytes:
+    """Return leak against what it is traded for, one line a split, points labelled by bits.
+
+    A filled point is on the Pareto front, a hollow one is not.
+
+    Args:
+        lines: any number; styles repeat with other markers after four.
+        x_label: of the axis that ``Trade.x`` stands on.
+        log_x: a logarithmic axis, for bytes; every x must then be above 0.
+    """
+    with _figure(3.1) as (figure, axes):
+        for place, one in enumerate(lines):
+            colour, dash = SERIES_STYLES[(place + 1) % len(SERIES_STYLES)]
+            marker = "os^D"[(place // len(SERIES_STYLES)) % 4]
+            axes.plot(one.x, one.y, color=colour, linestyle=dash, lw=1.0, label=one.label)
+            for x, y, name, front in zip(one.x, one.y, one.names, one.front, strict=True):
+                face = colour if front else "white"
+                axes.plot([x], [y], marker=marker, ms=6, mfc=face, mec=colour, ls="none")
+                axes.annotate(name, (x, y), (5, 4), textcoords="offset points", fontsize=8.5)
+        if log_x:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.minorticks_off()
+        axes.margins(0.12)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel("leak over the floor (dB)")
+        axes.grid(axis="both")
+        _legend_above(axes)
+        return _svg(figure)
+
+
 def psnr_distribution(series: Sequence[Series], floor_db: float | None) -> bytes:
     """Return, for each line, the share of images that are rebuilt at least so well.
 

@@ -56,7 +56,8 @@ def _split(records: SplitRecords, manifest: Manifest) -> SplitFigures:
         split=manifest.split,
         bundle_id=manifest.bundle_id,
         boundary_shape=manifest.boundary.shape,
-        wire_bytes=_product(manifest.wire.shape),
+        wire_bits=manifest.wire.bits,
+        wire_bytes=manifest.wire.packed_bytes,
         image_bytes=native * native * 3,
         margin_db=manifest.recipe.attack.margin_db,
         floor_db=None if attack is None else attack.controls.floor.recon_psnr_db.mean,
@@ -139,10 +140,3 @@ def _psnr_by_level(row: ArtifactAttack) -> dict[Level, float]:
         if mean is not None:
             found[level] = mean
     return found
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product

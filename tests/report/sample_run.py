@@ -416,6 +416,7 @@ def _wire_size() -> bench.WireSize:
     return bench.WireSize(
         shape=(24, 8, 8),
         raw_bytes=1536,
+        packed_bytes=1536,
         float_bytes=6144,
         image_bytes=3072,
         artifact="edge_int8_wire_onnx",

@@ -23,7 +23,14 @@ INK = "#1b1c1e"
 SOFT = "#55585e"
 GRID = "#e4e3dd"
 #: Okabe and Ito's palette, told apart with any colour vision; dashes tell them apart in grey.
-SERIES_STYLES = (("#6b6e75", "-"), ("#0072b2", "--"), ("#d55e00", "-"), ("#009e73", "-."))
+SERIES_STYLES = (
+    ("#6b6e75", "-"),
+    ("#0072b2", "--"),
+    ("#d55e00", "-"),
+    ("#009e73", "-."),
+    ("#cc79a7", ":"),
+    ("#a87400", (0, (5, 1, 1, 1, 1, 1))),
+)
 FP32_COLOUR, INT8_COLOUR = "#6b6e75", "#0072b2"
 #: More bars than this and their labels would run into each other; the axis tells enough.
 MAX_LABELLED_BARS = 5
@@ -131,7 +138,7 @@ def psnr_distribution(series: Sequence[Series], floor_db: float | None) -> bytes
     edges; unlike a histogram it can be read with a hundred images as with ten thousand.
 
     Args:
-        series: at most four lines.
+        series: at most six lines.
         floor_db: what the mean image reaches on average, drawn as a dotted line.
     """
     with _figure(2.7) as (figure, axes):

@@ -139,7 +139,7 @@ def test_a_control_that_the_recipe_leaves_out_has_no_gate() -> None:
     references = References(ceiling=outcome("A0", 30.0), logits={}, bits16=None, bits32=None)
     scale = Scale(floor=floor, mean_colour=floor, numpy_floor_db=12.0)
     recipe = msgspec.structs.replace(RECIPE, levels=("A0",), capacities=("small",))
-    found = {"fp32": (outcome("A0", 0.0),)}
+    found: dict[str, tuple[Outcome, ...]] = {"fp32": (outcome("A0", 0.0),)}
     names = {g.name for g in control_gates(scale, references, found, "fp32", recipe)}
     assert names == {"floor", "ceiling", "attack_reaches_floor"}
 

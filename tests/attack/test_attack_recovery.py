@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def test_the_nearest_original_is_that_of_a_plain_search() -> None:
     rng = np.random.default_rng(0)
     originals = rng.uniform(0, 1, (40, 3, 8, 8)).astype(np.float32)
-    guesses = np.clip(0.1 * originals[:25] + rng.uniform(0, 0.9, (25, 3, 8, 8)), 0, 1)
-    guesses = guesses.astype(np.float32)
+    noise = rng.uniform(0, 0.9, (25, 3, 8, 8))
+    guesses = (0.1 * originals[:25] + noise).clip(0, 1).astype(np.float32)
     expected = [
         int(np.argmin([np.mean((guess.astype(float) - o) ** 2) for o in originals]))
         for guess in guesses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,7 +153,7 @@ def test_the_search_finds_the_best_noise_wherever_it_is(best: float) -> None:
 
     def loss(noise: float) -> float:
         asked.append(noise)
-        return abs(np.log(noise / best))
+        return abs(math.log(noise / best))
 
     assert _best_noise(loss) == best
     assert len(asked) == len(set(asked))

@@ -558,20 +558,22 @@ def candidate(start: attack.Start) -> attack.Candidate:
 
 
 def _levels(sample: Sample, means: dict[attack.Level, float]) -> tuple[attack.LevelResult, ...]:
+    means = {"A2": 21.0, "A3": 15.5, "A4": 15.1, **means}
     return tuple(
         attack.LevelResult(
             level=level,
             seed=seed,
-            queries=None,
-            victims=2000,
+            queries=queries,
+            victims=64 if level == "A2" else 2000,
             chosen=0,
             candidates=(candidate("scratch"), candidate("fine-tuned")),
-            result=reconstruction(means[level]),
+            result=reconstruction(means[level] - (1.0 if queries == 100 else 0.0)),
             recovery=attack.Recovery(
                 probes=1000, gallery=1000, reidentified=0.93, label_top1=0.22, label_agreement=0.31
             ),
         )
         for level in sample.levels
+        for queries in ((100, 1000) if level == "A3" else (None,))
         for seed in sample.seeds
     )
 
@@ -596,7 +598,7 @@ def attack_record(split: str, sample: Sample, pictures: dict[str, bytes]) -> att
         split=split,
         boundary_shape=(24, 8, 8),
         wire_bytes_per_image=1536,
-        recipe=AttackRecipe(),
+        recipe=AttackRecipe(levels=sample.levels),
         pre_registered=sample.pre_registered,
         verdict=sample.verdict,
         note=sample.note,
@@ -611,9 +613,9 @@ def attack_record(split: str, sample: Sample, pictures: dict[str, bytes]) -> att
             attacker=SetRecord(count=4000, sha256=digest("attacker")),
             victim=SetRecord(count=2000, sha256=digest("victim")),
             validation_images=400,
-            ood_source=None,
-            ood=None,
-            left_out_budgets=(),
+            ood_source="photos" if "A4" in sample.levels else None,
+            ood=SetRecord(count=3500, sha256=digest("ood")) if "A4" in sample.levels else None,
+            left_out_budgets=(50_000,) if "A3" in sample.levels else (),
         ),
         decoder="convolutional, one transposed convolution per doubling",
         controls=attack.Controls(

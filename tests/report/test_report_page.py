@@ -245,6 +245,39 @@ def test_metrics_keep_their_names(html_of: HtmlOf) -> None:
     assert "1 kB = 1000 bytes" in text
 
 
+def test_every_attacker_has_its_figures_on_both_pages(tmp_path: Path) -> None:
+    sample = Sample(levels=("A0", "A1", "A2", "A3", "A4"), seeds=(0, 1), strongest="A2")
+    folder = write_sample_run(tmp_path, sample)
+    written = write_report(folder, folder / "report")
+    pages = [
+        " ".join(" ".join(Page(written.html.read_text(encoding="utf-8")).text).split()),
+        written.markdown.read_text(encoding="utf-8"),
+    ]
+    for page in pages:
+        for said in (
+            "A2 (strongest), 64 victims, seed 1",
+            "A3, 1,000 pairs, seed 0",
+            "Query budgets: recon_psnr_db by the attacker",
+            "Query budgets of 50,000 were left out",
+            "A4 learns from 3,500 images of photos",
+            "Re-identified (rank-1)",
+            "93.0 %",
+            "the server's answers to edge_fp32_onnx",
+            "16 bits",
+            "A2 attacks the first victims only",
+        ):
+            assert said in page, said
+        assert page.count("14.50 dB") >= 2
+    # A3 is quoted with its largest budget.
+    assert "A3 15.50 dB" in pages[0]
+
+
+def test_levels_that_were_not_run_are_not_spoken_of(html_of: HtmlOf) -> None:
+    text = " ".join(Page(html_of(Sample())).text)
+    for absent in ("Query budgets", "A4 learns", "A2 attacks"):
+        assert absent not in text
+
+
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     write_sample_run(tmp_path / "run")
     first = write_report(tmp_path / "run", tmp_path / "run" / "report")

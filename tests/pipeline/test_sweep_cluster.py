@@ -120,10 +120,10 @@ def test_a_worker_killed_midway_loses_and_doubles_nothing(
         time.sleep(0.02)
     time.sleep(0.2)
     assert sweep.poll() is None, sweep.communicate()
-    before = _processes(out)
-    assert len(before) < CELLS
     first.send_signal(signal.SIGKILL)
     first.wait()
+    before = _processes(out)
+    assert len(before) < CELLS
     finish(sweep)
     assert second.poll() is None
     after = _processes(out)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from attack.base import Attack, Attempt
 from attack.features import Target
-from attack.inversion import DecoderFamily, choose
+from attack.inversion import DecoderFamily, Tried, choose
 from attack.static import StaticAttack
 from attack.training import reconstruct
 from records.attack import Level
@@ -26,15 +26,24 @@ class AdaptiveAttack(Attack):
         self._family = family
         self._static = static
 
-    def run(self, target: Target, seed: int) -> Attempt:
-        """Train on the target's outputs for the attacker's images; reconstruct with the best."""
+    def tried(self, target: Target, seed: int) -> tuple[Tried, ...]:
+        """Return every decoder that is tried on the target's outputs for the attacker's images."""
         family, name = self._family, f"A1 on {target.name}"
         starts = self._static.decoders(seed)
-        tried = (
+        return (
             family.unchanged(target.attacker, seed, starts[choose(starts)]),
             *family.from_scratch(target.attacker, seed, name),
             *family.fine_tuned(target.attacker, seed, starts, name),
         )
+
+    def best(self, target: Target, seed: int) -> Tried:
+        """Return the decoder with the lowest held-out loss."""
+        tried = self.tried(target, seed)
+        return tried[choose(tried)]
+
+    def run(self, target: Target, seed: int) -> Attempt:
+        """Train on the target's outputs for the attacker's images; reconstruct with the best."""
+        tried = self.tried(target, seed)
         chosen = choose(tried)
         return Attempt(
             images=reconstruct(tried[chosen].decoder, target.victim),

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from attack.features import Target
 from attack.metrics import Scores, as_stored_images, score
-from records.attack import Candidate, Level
+from attack.recovery import RecoveryMeter
+from records.attack import Candidate, Level, Recovery
 from records.errors import ArtifactError
 
 
@@ -40,7 +41,9 @@ class Outcome:
         candidates: everything that was tried.
         chosen: index of the candidate used.
         images: uint8 (N, H, W, 3), the reconstructions rounded for looking at.
-        scores: figures of each victim, from the unrounded reconstructions.
+        scores: figures of each attacked victim, from the unrounded reconstructions.
+        recovery: re-identification and labels, None where it is not measured.
+        queries: training pairs of A3, None for the other levels.
     """
 
     level: Level
@@ -49,24 +52,35 @@ class Outcome:
     chosen: int
     images: NDArray[np.uint8]
     scores: Scores
+    recovery: Recovery | None = None
+    queries: int | None = None
 
 
 class Attack(ABC):
     """One attacker; settings in the constructor, data in the call."""
 
     level: ClassVar[Level]
+    #: Training pairs of a budgeted attacker.
+    queries: int | None = None
 
     @abstractmethod
     def run(self, target: Target, seed: int) -> Attempt:
         """Reconstruct the target's victims, seeing its features and the attacker's images only."""
 
-    def attack(self, target: Target, victims: NDArray[np.float32], seed: int) -> Outcome:
+    def attack(
+        self,
+        target: Target,
+        victims: NDArray[np.float32],
+        seed: int,
+        meter: RecoveryMeter | None = None,
+    ) -> Outcome:
         """Run the attack, clip its images to [0, 1] and score them.
 
         Args:
             target: the artifact's outputs.
             victims: float32 (N, 3, H, W) in [0, 1]: for scoring, ``run`` never sees them.
             seed: of the attacker.
+            meter: measures what else is recovered.
 
         Raises:
             ArtifactError: the attack gave another shape, or a value that is not finite.
@@ -79,11 +93,14 @@ class Attack(ABC):
                 f"finite or not of the victims' shape {victims.shape}"
             )
         np.clip(images, 0.0, 1.0, out=images)
+        stored = as_stored_images(images)
         return Outcome(
             level=self.level,
             seed=seed,
             candidates=attempt.candidates,
             chosen=attempt.chosen,
-            images=as_stored_images(images),
+            images=stored,
             scores=score(victims, images),
+            recovery=None if meter is None else meter.measure(images, stored),
+            queries=self.queries,
         )

@@ -1,8 +1,7 @@
-"""What an attack's figures are read against, and the gates without which there is no verdict."""
+"""What an attack's figures are read against: floor, scale, and attacks on what is no artifact."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +15,9 @@ from attack.static import StaticAttack
 from baseline.images import ImageSet
 from records.attack import Controls, Gate
 from records.manifest import Preprocessing
-from records.recipe import AttackRecipe
 
 #: Enough images to solve and to judge a pass-through edge; more would cost memory, not certainty.
 CEILING_IMAGES = 2000
-#: Noise that is allowed between two figures that cannot really differ in that direction, in dB.
-TOLERANCE_DB = 0.1
-FLOOR_AGREEMENT_DB = 1e-5
 
 
 @dataclass(frozen=True)
@@ -109,108 +104,42 @@ def ceiling_of(
     return StaticAttack(family, target).attack(target, victims, seed)
 
 
+@dataclass(frozen=True)
+class References:
+    """Attacks on what is no artifact.
+
+    Attributes:
+        ceiling: on a pass-through edge.
+        logits: by artifact, on the server's answers to it; empty when left out.
+        bits16: on FP32 features in 16 bits, None when left out.
+        bits32: the same decoders on FP32 features, for comparison.
+    """
+
+    ceiling: Outcome
+    logits: dict[str, Outcome]
+    bits16: Outcome | None
+    bits32: Outcome | None
+
+
 def controls_of(
-    scale: Scale,
-    ceiling: Outcome,
-    results: dict[str, tuple[Outcome, ...]],
-    baseline: str,
-    recipe: AttackRecipe,
+    scale: Scale, references: References, original_top1: float, gates: tuple[Gate, ...]
 ) -> Controls:
     """Return the record of all controls with their gates.
 
     Args:
         scale: floor and scale.
-        ceiling: the attack on the pass-through edge.
-        results: artifact name → outcomes of every level and seed.
-        baseline: name of the FP32 artifact.
-        recipe: the limit of the ceiling.
+        references: the attacks on what is no artifact.
+        original_top1: share of the victims whose class the whole network finds.
+        gates: of `attack.gates`.
     """
+    floor, bits16 = scale.floor_db, references.bits16
     return Controls(
-        floor=summarise(scale.floor, scale.floor_db),
-        mean_colour=summarise(scale.mean_colour, scale.floor_db),
-        ceiling=summarise(ceiling.scores, scale.floor_db),
-        ceiling_candidates=ceiling.candidates,
-        gates=tuple(_gates(scale, ceiling, results, baseline, recipe)),
+        floor=summarise(scale.floor, floor),
+        mean_colour=summarise(scale.mean_colour, floor),
+        ceiling=summarise(references.ceiling.scores, floor),
+        ceiling_candidates=references.ceiling.candidates,
+        logits={name: summarise(o.scores, floor) for name, o in references.logits.items()},
+        bits16=None if bits16 is None else summarise(bits16.scores, floor),
+        original_top1=original_top1,
+        gates=gates,
     )
-
-
-def _gates(
-    scale: Scale,
-    ceiling: Outcome,
-    results: dict[str, tuple[Outcome, ...]],
-    baseline: str,
-    recipe: AttackRecipe,
-) -> Iterator[Gate]:
-    difference = abs(scale.floor_db - scale.numpy_floor_db)
-    yield Gate(
-        name="floor",
-        measured=difference,
-        relation="≤",
-        limit=FLOOR_AGREEMENT_DB,
-        passed=difference <= FLOOR_AGREEMENT_DB,
-        meaning="the mean-image floor agrees with the same figure in plain numpy",
-    )
-    reached = float(ceiling.scores.psnr.mean())
-    yield Gate(
-        name="ceiling",
-        measured=reached,
-        relation=">",
-        limit=recipe.ceiling_db,
-        passed=reached > recipe.ceiling_db,
-        meaning="a pass-through edge is reconstructed by the same attack code",
-    )
-    leak = max(mean_psnr(results[baseline], level) for level in recipe.levels) - scale.floor_db
-    yield Gate(
-        name="attack_reaches_floor",
-        artifact=baseline,
-        measured=leak,
-        relation="≥",
-        limit=-TOLERANCE_DB,
-        passed=leak >= -TOLERANCE_DB,
-        meaning="the attack on FP32 features is not worse than answering with the mean image",
-    )
-    if "A1" in recipe.levels:
-        for name, outcomes in results.items():
-            gain = mean_psnr(outcomes, "A1") - mean_psnr(outcomes, "A0")
-            yield Gate(
-                name="a1_not_weaker_than_a0",
-                artifact=name,
-                measured=gain,
-                relation="≥",
-                limit=-TOLERANCE_DB,
-                passed=gain >= -TOLERANCE_DB,
-                meaning="an attacker who adapts does not do worse than one who does not",
-            )
-
-
-def drift_gates(
-    results: dict[str, tuple[Outcome, ...]],
-    reference: str,
-    artifacts: tuple[str, ...],
-    recipe: AttackRecipe,
-) -> Iterator[Gate]:
-    """Yield one gate per artifact and level: the export must not change what leaks.
-
-    Args:
-        results: artifact name → outcomes of every level and seed.
-        reference: name of eager INT8.
-        artifacts: names of the exported INT8 artifacts.
-        recipe: levels and tolerance.
-    """
-    for name in artifacts:
-        for level in recipe.levels:
-            drift = abs(mean_psnr(results[name], level) - mean_psnr(results[reference], level))
-            yield Gate(
-                name=f"export_drift_{level}",
-                artifact=name,
-                measured=drift,
-                relation="≤",
-                limit=recipe.drift_tolerance_db,
-                passed=drift <= recipe.drift_tolerance_db,
-                meaning=f"{level} leaks the same from the artifact as from eager INT8",
-            )
-
-
-def mean_psnr(outcomes: tuple[Outcome, ...], level: str) -> float:
-    """Return a level's mean per-image PSNR in dB over victims and seeds."""
-    return float(np.mean([o.scores.psnr.mean() for o in outcomes if o.level == level]))

@@ -1,8 +1,9 @@
 """The inverse network: standardised features → closed-form image + what convolutions add to it.
 
-The convolutions work at a quarter of the image's side and end in a pixel shuffle: on a CPU that
-costs an eighth of upsampling layers of the same width. Their last layer starts at zero, so
-training starts from the closed-form solution instead of from noise.
+The convolutions work at a quarter of the image's side, channels last, and end in a pixel shuffle:
+on a CPU that costs an eighth of upsampling layers of the same width. Their last layer starts at
+zero, so training starts from the closed-form solution instead of from noise. What one position
+cannot know of the whole image, a pooled context tells it.
 """
 
 from __future__ import annotations
@@ -13,24 +14,25 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu
+from torch.nn.functional import silu
 
 from attack.geometry import Grid, grid_of, move_between, to_grid, trunk_side, unfold_blocks
 from attack.linear import LinearPath
 
 #: Changes whenever an older cached decoder would no longer be what this code computes.
-VERSION = 2
+VERSION = 3
 
 DESCRIPTION = (
     "Features standardised per channel by the attacker's statistics; ridge regression from each "
     "5×5 neighbourhood (dense on small grids) to its block of pixels, strength by validation loss; "
-    "plus a residual network of 3×3 convolutions at a quarter of the image's side with pixel "
-    "shuffle, last layer zero at the start; MSE, AdamW, one-cycle learning rate, weights of the "
-    "best epoch by validation loss; output clipped to [0, 1]."
+    "plus a residual network of 3×3 convolutions (SiLU) and one pooled context at a quarter of the "
+    "image's side with pixel shuffle, last layer zero at the start; MSE, Muon for the residual "
+    "convolutions and AdamW for the rest, one-cycle learning rate, weights of the best epoch by "
+    "validation loss; output clipped to [0, 1]."
 )
 
 #: Width and number of residual blocks of each capacity; ``linear`` is the closed form alone.
-CAPACITIES = {"linear": (0, 0), "small": (64, 2), "large": (128, 3)}
+CAPACITIES = {"linear": (0, 0), "small": (64, 2), "medium": (96, 2), "large": (128, 3)}
 _MOST_VECTOR = 2048
 _BOTTLENECK = 512
 _SLOPE = 0.1
@@ -50,7 +52,7 @@ class DecoderSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(leaky relu(conv(x))), 3×3, the second convolution zero at the start."""
+    """x + conv(silu(conv(x))), 3×3, the second convolution zero at the start."""
 
     def __init__(self, width: int) -> None:
         """Build both convolutions with ``width`` channels."""
@@ -61,8 +63,27 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, width, t, t) to the same shape."""
-        y: Tensor = x + self.second(_bent(self.first(x)))
+        y: Tensor = x + self.second(silu(self.first(x)))
         return y
+
+
+class Context(nn.Module):
+    """x + two-layer network of the mean over all positions, zero at the start.
+
+    Light and colour of the whole image, that a 3×3 neighbourhood does not show.
+    """
+
+    def __init__(self, width: int) -> None:
+        """Build both layers with ``width`` channels."""
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        _zero(self.second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, width, t, t) to the same shape."""
+        y: Tensor = self.second(silu(self.first(x.mean((2, 3)))))
+        return x + y[:, :, None, None]
 
 
 class Entry(nn.Module):
@@ -78,7 +99,7 @@ class Entry(nn.Module):
             channels *= (grid.side // side) ** 2
         layers: list[nn.Module] = []
         if grid.side == 1 and channels > _MOST_VECTOR:
-            layers = [nn.Conv2d(channels, _BOTTLENECK, 1), nn.LeakyReLU(_SLOPE)]
+            layers = [nn.Conv2d(channels, _BOTTLENECK, 1), nn.SiLU()]
             channels = _BOTTLENECK
         kernel = 1 if grid.side == 1 else 3
         layers.append(nn.Conv2d(channels, width * self.expand**2, kernel, padding=kernel // 2))
@@ -93,7 +114,7 @@ class Entry(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The trained part: entry, residual blocks, pixel shuffle."""
+    """The trained part: entry, residual blocks, a context after the first, pixel shuffle."""
 
     def __init__(self, grid: Grid, width: int, blocks: int) -> None:
         """Build it for one grid; zero output at the start."""
@@ -101,13 +122,24 @@ class Trunk(nn.Module):
         side = trunk_side(grid.image_side)
         self.block = grid.image_side // side
         self.entry = Entry(grid, side, width)
-        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        first, *others = [ResidualBlock(width) for _ in range(blocks)]
+        self.blocks = nn.Sequential(first, Context(width), *others)
         self.exit = nn.Conv2d(width, 3 * self.block**2, 3, padding=1)
         _zero(self.exit)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map grid features (N, channels, side, side) to images (N, 3, H, W)."""
-        return unfold_blocks(self.exit(_bent(self.blocks(self.entry(x)))), self.block)
+        # The weights' layout alone would leave the first activations in the other one.
+        entered = self.entry(x).contiguous(memory_format=torch.channels_last)
+        y = self.blocks(entered)
+        # Noisy first steps may push everything below zero; SiLU alone passes nothing back there.
+        return unfold_blocks(self.exit(silu(y) + _SLOPE * y), self.block)
+
+    @property
+    def hidden(self) -> list[nn.Parameter]:
+        """The weights between two layers of the trunk's width: what Muon is made for."""
+        return [p for p in self.blocks.parameters() if p.ndim == 4]
 
 
 class Decoder(nn.Module):
@@ -207,12 +239,7 @@ def decoder_from(spec: DecoderSpec, kernel: int | None, tensors: dict[str, Any])
     return decoder.eval()
 
 
-def _bent(x: Tensor) -> Tensor:
-    # A plain ReLU died here in the first steps, while the exit's weights are still next to zero.
-    return leaky_relu(x, _SLOPE)
-
-
-def _zero(layer: nn.Conv2d) -> None:
+def _zero(layer: nn.Conv2d | nn.Linear) -> None:
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from attack.adaptive import AdaptiveAttack
-from attack.base import Attack, Outcome
+from attack.base import Outcome
 from attack.cache import TensorCache
-from attack.controls import (
-    CEILING_IMAGES,
-    ceiling_of,
-    controls_of,
-    drift_gates,
-    mean_psnr,
-    scale_of,
-)
+from attack.campaign import BASELINE, Campaign
+from attack.controls import controls_of, scale_of
 from attack.decoder import DESCRIPTION
-from attack.features import EAGER, Target, target_of
+from attack.features import EAGER
 from attack.gallery import Gallery, write_pictures
-from attack.inversion import DecoderFamily
-from attack.metrics import Images, as_unit_images, summarise
-from attack.static import StaticAttack
+from attack.gates import control_gates, drift_gates
+from attack.level_means import (
+    Attacker,
+    Values,
+    attackers_of,
+    by,
+    fewest_victims,
+    mean_db,
+    strongest,
+    values_of,
+)
+from attack.metrics import as_unit_images, summarise
+from attack.out_of_distribution import foreign_images
+from attack.query_budget import budgets_below
+from attack.recovery import RecoveryMeter, WholeNetwork
 from attack.training import held_out_count
-from attack.verdict import Values, advantages, verdict_on, worst
+from attack.verdict import advantages, verdict_on, worst
 from baseline.datasets import ImageSplits
 from baseline.images import ImageSet
 from export.bundle import Bundle
@@ -37,20 +40,18 @@ from records.attack import (
     AttackData,
     AttackRecord,
     Gate,
-    Level,
     LevelResult,
     Picture,
+    Recovery,
     WorstImage,
 )
 from records.errors import DataError
 from records.hashing import sha256_array
-from records.manifest import Artifact, SetRecord
+from records.manifest import SetRecord
 from records.progress import Progress, silent
 from records.recipe import AttackRecipe
-from runtime_check.eager import GRAPH
 from runtime_check.machine import installed_version
 
-BASELINE = "edge_fp32_onnx"
 _WORST_LISTED = 16
 _VERSIONED = ("edgeveil", "torch", "onnxruntime", "numpy", "pillow")
 
@@ -85,15 +86,16 @@ def attack_bundle(
         threads: of torch and of the runtimes; the bits of the result depend on it.
 
     Raises:
-        DataError: too few images, or images of another size than the bundle's.
+        DataError: too few images, images of another size than the bundle's, or A4's images are
+            those of the victims' own source.
         ArtifactError: an artifact does not load or run, or sends a value that is not finite.
         UnsupportedHereError: a runtime is not installed here.
         OverwriteError: a picture of that name is already there.
     """
     started = time.perf_counter()
     _check_sets(bundle, splits)
-    session = _Session(bundle, splits, recipe, TensorCache(cache), threads, progress or silent)
-    return session.record(pictures, started)
+    campaign = _campaign(bundle, splits, recipe, cache, threads, progress)
+    return _Session(campaign).record(pictures, started)
 
 
 def share_baseline(
@@ -122,44 +124,55 @@ def share_baseline(
         ArtifactError: the FP32 edge does not load or run.
     """
     _check_sets(bundle, splits)
-    session = _Session(bundle, splits, recipe, TensorCache(cache), threads, progress or silent)
-    session.share()
+    _campaign(bundle, splits, recipe, cache, threads, progress).share()
+
+
+def _campaign(
+    bundle: Bundle,
+    splits: ImageSplits,
+    recipe: AttackRecipe,
+    cache: Path,
+    threads: int,
+    progress: Progress | None,
+) -> Campaign:
+    victims = as_unit_images(splits.victim.images)
+    return Campaign(
+        bundle=bundle,
+        splits=splits,
+        recipe=recipe,
+        cache=TensorCache(cache),
+        threads=threads,
+        progress=progress or silent,
+        victims=victims,
+        foreign=_foreign(splits, recipe),
+        meter=RecoveryMeter(WholeNetwork(bundle, threads=threads), splits.victim, victims),
+    )
 
 
 class _Session:
-    """The parts that every step of one attack shares."""
+    """From a campaign's outcomes to the record."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        splits: ImageSplits,
-        recipe: AttackRecipe,
-        cache: TensorCache,
-        threads: int,
-        progress: Progress,
-    ) -> None:
-        self.bundle, self.splits, self.recipe = bundle, splits, recipe
-        self.cache, self.threads, self.progress = cache, threads, progress
-        self.victims: Images = as_unit_images(splits.victim.images)
-        self.targets: dict[str, Target] = {}
-        self.outcomes: dict[str, tuple[Outcome, ...]] = {}
-        self.same_as: dict[str, str] = {}
+    def __init__(self, campaign: Campaign) -> None:
+        self.campaign = campaign
+        self.bundle, self.splits = campaign.bundle, campaign.splits
+        self.recipe, self.outcomes = campaign.recipe, campaign.outcomes
 
     def record(self, pictures: Path | None, started: float) -> AttackRecord:
         """Run everything and return the record."""
-        manifest, recipe = self.bundle.manifest, self.recipe
-        scale = scale_of(self.splits.attacker, self.splits.victim, self.victims)
-        ceiling = self._ceiling()
-        self._attack_all(self._attacked())
+        manifest, recipe, campaign = self.bundle.manifest, self.recipe, self.campaign
+        scale = scale_of(self.splits.attacker, self.splits.victim, campaign.victims)
+        campaign.run()
+        references = campaign.references()
         judged = tuple(a.name for a in self.bundle.edges("int8"))
-        controls = controls_of(scale, ceiling, self.outcomes, BASELINE, recipe)
+        gates = tuple(control_gates(scale, references, self.outcomes, BASELINE, recipe))
+        controls = controls_of(scale, references, campaign.meter.original_top1, gates)
         drift = tuple(drift_gates(self.outcomes, EAGER, judged, recipe))
         verdicts = self._verdicts(judged, controls.gates, drift)
         return AttackRecord(
             bundle_id=manifest.bundle_id,
             split=manifest.split,
             boundary_shape=manifest.boundary.shape,
-            wire_bytes_per_image=math.prod(manifest.wire.shape),
+            wire_bytes_per_image=manifest.wire.packed_bytes,
             recipe=recipe,
             pre_registered=self._pre_registered(),
             verdict=worst(verdicts),
@@ -172,81 +185,21 @@ class _Session:
             decoder=DESCRIPTION,
             controls=controls,
             drift=drift,
-            artifacts=tuple(self._artifact(name, scale.floor_db) for name in self.targets),
+            artifacts=tuple(self._artifact(name, scale.floor_db) for name in campaign.targets),
             verdicts=verdicts,
             pictures=() if pictures is None else self._draw(pictures, judged),
             passed=all(gate.passed for gate in (*controls.gates, *drift)),
-            threads=self.threads,
+            threads=campaign.threads,
             versions={name: installed_version(name) or "none" for name in _VERSIONED},
             seconds=time.perf_counter() - started,
-        )
-
-    def share(self) -> None:
-        """Attack the pass-through and the FP32 edge alone."""
-        self._ceiling()
-        self._attack_all([self.bundle.artifact(BASELINE)])
-
-    def _family(self, attacker: ImageSet) -> DecoderFamily:
-        return DecoderFamily(
-            self.recipe, attacker.images, self.cache, threads=self.threads, progress=self.progress
-        )
-
-    def _ceiling(self) -> Outcome:
-        first = np.arange(CEILING_IMAGES)
-        attacker = self.splits.attacker.take(first[: len(self.splits.attacker)])
-        victim = self.splits.victim.take(first[: len(self.splits.victim)])
-        return ceiling_of(
-            self._family(attacker),
-            attacker,
-            victim,
-            self.victims[: len(victim)],
-            self.bundle.manifest.preprocessing,
-            self.recipe.seeds[0],
-        )
-
-    def _attack_all(self, attacked: Iterable[Artifact]) -> None:
-        """Attack artifacts, the FP32 baseline first; equal outputs are attacked once."""
-        family = self._family(self.splits.attacker)
-        static: StaticAttack | None = None
-        first_with: dict[str, str] = {}
-        for artifact in attacked:
-            target = self._target(artifact)
-            self.targets[target.name] = target
-            if static is None:
-                static = StaticAttack(family, target)
-            earlier = first_with.setdefault(target.sha256, target.name)
-            if earlier != target.name:
-                self.same_as[target.name] = earlier
-                self.outcomes[target.name] = self.outcomes[earlier]
-                continue
-            levels: dict[Level, Attack] = {"A0": static, "A1": AdaptiveAttack(family, static)}
-            self.outcomes[target.name] = tuple(
-                levels[level].attack(target, self.victims, seed)
-                for level in self.recipe.levels
-                for seed in self.recipe.seeds
-            )
-
-    def _attacked(self) -> Iterator[Artifact]:
-        yield self.bundle.artifact(BASELINE)
-        yield self.bundle.artifact(GRAPH)
-        yield from self.bundle.edges("int8")
-
-    def _target(self, artifact: Artifact) -> Target:
-        return target_of(
-            self.bundle,
-            artifact,
-            self.splits.attacker,
-            self.splits.victim,
-            self.cache,
-            threads=self.threads,
-            progress=self.progress,
         )
 
     def _verdicts(
         self, judged: tuple[str, ...], controls: tuple[Gate, ...], drift: tuple[Gate, ...]
     ) -> tuple[ArtifactVerdict, ...]:
         psnr = {name: self._psnr(name) for name in (BASELINE, *judged)}
-        gains = advantages(psnr, BASELINE, self.recipe)
+        first = fewest_victims(self.outcomes[BASELINE])
+        gains = advantages(psnr, BASELINE, self.recipe, first)
         failed = [gate for gate in controls if not gate.passed]
         drifted = [gate for gate in drift if not gate.passed]
         return tuple(
@@ -260,22 +213,15 @@ class _Session:
         )
 
     def _psnr(self, name: str) -> Values:
-        """Return float64 (levels, seeds, victims)."""
-        return np.stack(
-            [
-                np.stack([o.scores.psnr for o in self.outcomes[name] if o.level == level])
-                for level in self.recipe.levels
-            ]
-        )
-
-    def _strongest(self, name: str) -> Level:
+        """Return float64 (attackers, seeds, victims)."""
         outcomes = self.outcomes[name]
-        return max(self.recipe.levels, key=lambda level: mean_psnr(outcomes, level))
+        return np.stack([values_of(outcomes, attacker) for attacker in attackers_of(outcomes)])
 
     def _artifact(self, name: str, floor_db: float) -> ArtifactAttack:
-        target, outcomes = self.targets[name], self.outcomes[name]
-        strongest = self._strongest(name)
-        per_image = np.mean([o.scores.psnr for o in outcomes if o.level == strongest], axis=0)
+        target, outcomes = self.campaign.targets[name], self.outcomes[name]
+        attacker = strongest(outcomes)
+        per_image = np.mean([o.scores.psnr for o in by(outcomes, attacker)], axis=0)
+        reached = mean_db(outcomes, attacker)
         return ArtifactAttack(
             name=name,
             precision=target.precision,
@@ -283,11 +229,11 @@ class _Session:
             runtime_mode=target.mode,
             boundary=target.boundary,
             features_sha256=target.sha256,
-            same_outputs_as=self.same_as.get(name),
+            same_outputs_as=self.campaign.same_as.get(name),
             levels=tuple(_level_result(o, floor_db) for o in outcomes),
-            strongest=strongest,
-            max_leak_db=float(per_image.mean()) - floor_db,
-            max_recon_psnr_db=float(per_image.mean()),
+            strongest=attacker.level,
+            max_leak_db=reached - floor_db,
+            max_recon_psnr_db=reached,
             per_image_db=tuple(round(float(db), 2) for db in per_image),
             worst=tuple(
                 WorstImage(victim=int(k), recon_psnr_db=float(per_image[k]))
@@ -296,7 +242,7 @@ class _Session:
         )
 
     def _note(self, floor_db: float) -> str | None:
-        leak = mean_psnr(self.outcomes[BASELINE], self._strongest(BASELINE)) - floor_db
+        leak = self._most(BASELINE) - floor_db
         if leak >= self.recipe.margin_db:
             return None
         return (
@@ -316,6 +262,9 @@ class _Session:
 
     def _data(self) -> AttackData:
         source, attacker = self.splits.record, self.splits.attacker
+        foreign = self.campaign.foreign
+        budgets = self.recipe.query_budgets if "A3" in self.recipe.levels else ()
+        used = budgets_below(self.recipe, len(attacker))
         return AttackData(
             source=source.source,
             native_size=source.native_size,
@@ -323,33 +272,61 @@ class _Session:
             attacker=_set_record(attacker),
             victim=_set_record(self.splits.victim),
             validation_images=held_out_count(len(attacker), self.recipe.validation_share),
+            ood_source=None if foreign is None else self.recipe.ood_source,
+            ood=None if foreign is None else _set_record(foreign),
+            left_out_budgets=tuple(b for b in budgets if b not in used),
         )
 
     def _draw(self, folder: Path, judged: tuple[str, ...]) -> tuple[Picture, ...]:
         """Draw the INT8 artifact that leaks most beside FP32."""
-        level = {name: self._strongest(name) for name in (BASELINE, *judged)}
-        shown = max(judged, key=lambda name: mean_psnr(self.outcomes[name], level[name]))
+        shown = max(judged, key=self._most)
+        outcomes = self.outcomes[shown]
+        # Of several query budgets the last, which is the largest, stands for A3.
+        shown_attackers = {a.level: a for a in attackers_of(outcomes)}.values()
         gallery = Gallery(
             victims=self.splits.victim.images,
-            fp32=self._first(BASELINE, level[BASELINE]),
-            int8=tuple(self._first(shown, one) for one in self.recipe.levels),
-            strongest=self._first(shown, level[shown]),
+            fp32=self._first(BASELINE, strongest(self.outcomes[BASELINE])),
+            int8=tuple(self._first(shown, attacker) for attacker in shown_attackers),
+            strongest=self._first(shown, strongest(outcomes)),
             artifact=shown,
         )
         return write_pictures(folder, gallery, self.recipe.seeds[0])
 
-    def _first(self, name: str, level: Level) -> Outcome:
-        """Return an artifact's outcome at a level with the first seed."""
-        return next(o for o in self.outcomes[name] if o.level == level)
+    def _most(self, name: str) -> float:
+        """Return the mean dB of an artifact's strongest attacker."""
+        return mean_db(self.outcomes[name], strongest(self.outcomes[name]))
+
+    def _first(self, name: str, attacker: Attacker) -> Outcome:
+        """Return an attacker's outcome on an artifact with the first seed."""
+        return by(self.outcomes[name], attacker)[0]
 
 
 def _level_result(outcome: Outcome, floor_db: float) -> LevelResult:
     return LevelResult(
         level=outcome.level,
         seed=outcome.seed,
+        queries=outcome.queries,
+        victims=len(outcome.scores.psnr),
         chosen=outcome.chosen,
         candidates=outcome.candidates,
         result=summarise(outcome.scores, floor_db),
+        recovery=_measured(outcome),
+    )
+
+
+def _measured(outcome: Outcome) -> Recovery:
+    if outcome.recovery is None:
+        raise DataError(f"{outcome.level} was attacked without measuring what it recovers")
+    return outcome.recovery
+
+
+def _foreign(splits: ImageSplits, recipe: AttackRecipe) -> ImageSet | None:
+    """Return A4's auxiliary images, None where A4 is not run."""
+    if "A4" not in recipe.levels:
+        return None
+    record = splits.record
+    return foreign_images(
+        recipe.ood_source, record.source, record.native_size, len(splits.attacker)
     )
 
 

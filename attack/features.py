@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,6 +54,13 @@ class FeatureTable:
         """Shape of one image's features."""
         return tuple(self.values.shape[1:])
 
+    def first(self, count: int) -> FeatureTable:
+        """Return the features of the first ``count`` images, with a hash of their own."""
+        values = self.values[:count]
+        if len(values) == len(self):
+            return self
+        return float_table(values) if self.wire is None else wire_table(values, self.wire)
+
     def real(self, index: slice | NDArray[np.intp]) -> Tensor:
         """Return float32 features (M, *boundary) at an index; wire values are dequantized."""
         chosen = self.values[index]
@@ -71,6 +79,10 @@ class Target:
     boundary: Literal["float", "wire"]
     attacker: FeatureTable
     victim: FeatureTable
+
+    def on_first(self, count: int) -> Target:
+        """Return the same target with its first ``count`` victims only."""
+        return dataclasses.replace(self, victim=self.victim.first(count))
 
     @property
     def sha256(self) -> str:

@@ -47,10 +47,12 @@ def write_pictures(folder: Path, gallery: Gallery, seed: int) -> tuple[Picture, 
     Raises:
         OverwriteError: a picture is already there.
     """
-    count = min(SHOWN, len(gallery.victims))
-    chosen = np.sort(np.random.default_rng((seed, 3)).permutation(len(gallery.victims))[:count])
-    worst = np.argsort(-gallery.strongest.scores.psnr, kind="stable")[:count]
+    # A2 attacks the first victims only.
+    shown = min(len(o.images) for o in (gallery.fp32, *gallery.int8))
+    count = min(SHOWN, shown)
+    chosen = np.sort(np.random.default_rng((seed, 3)).permutation(shown)[:count])
     strongest = gallery.strongest
+    worst = np.argsort(-strongest.scores.psnr[:shown], kind="stable")[:count]
     return (
         _write(
             folder / "reconstructions.png",

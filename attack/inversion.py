@@ -171,6 +171,8 @@ class DecoderFamily:
 
     def _fine_tune(self, features: FeatureTable, seed: int, start: Tried, name: str) -> Tried:
         decoder = copy.deepcopy(start.decoder).requires_grad_(True)
+        # As in `_scratch`; said here again, since a decoder from the cache does not know it.
+        decoder.path.requires_grad_(False)
         settings = self._settings(FINE_TUNE_RATE, FINE_TUNE_EPOCHS)
         return self._trained(decoder, features, seed, "fine-tuned", settings, name)
 
@@ -204,6 +206,7 @@ class DecoderFamily:
         def report(epoch: int) -> None:
             self._progress(task, epoch, settings.epochs)
 
+        self._progress(task, 0, settings.epochs)
         data = self._data(features, seed)
         with torch_threads(self._threads):
             fit = train(

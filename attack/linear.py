@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, unfold
+from torch.nn.functional import conv2d, pad, unfold
 
 from attack.geometry import Grid, fold_blocks, unfold_blocks
 
@@ -48,8 +48,13 @@ class LinearPath(nn.Module):
         side = self.grid.image_side
         if self.kernel is None:
             return self.bias.reshape(1, 3, side, side).expand(len(x), -1, -1, -1)
-        rows = columns_of(x, self.kernel) @ self.weight + self.bias
-        return rows_to_images(rows, self.grid, self.kernel)
+        if self.kernel == 0:
+            return rows_to_images(x.flatten(1) @ self.weight + self.bias, self.grid, 0)
+        # The columns of `columns_of`, never written out: a convolution of the same weights.
+        kernel = self.kernel
+        filters = self.weight.T.reshape(-1, self.grid.channels, kernel, kernel)
+        blocks = conv2d(_repeat_border(x, kernel), filters, self.bias)
+        return unfold_blocks(blocks, self.grid.block)
 
 
 def kernels_for(grid: Grid) -> tuple[int, ...]:
@@ -72,10 +77,12 @@ def columns_of(x: Tensor, kernel: int) -> Tensor:
     if kernel == 0:
         return x.flatten(1)
     side = x.shape[2]
-    if kernel > 1:
-        x = pad(x, (kernel // 2,) * 4, mode="replicate")
-    patches = unfold(x, kernel)
+    patches = unfold(_repeat_border(x, kernel), kernel)
     return patches.transpose(1, 2).reshape(len(x) * side**2, -1)
+
+
+def _repeat_border(x: Tensor, kernel: int) -> Tensor:
+    return pad(x, (kernel // 2,) * 4, mode="replicate") if kernel > 1 else x
 
 
 def rows_to_images(rows: Tensor, grid: Grid, kernel: int) -> Tensor:

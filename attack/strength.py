@@ -1,59 +1,127 @@
 """How strong the decoder is for its CPU time: beside a plain one on the same features.
 
 Run ``python -m attack.strength --help``. It stands here and not in ``benchmarks``, which neither
-imports the attack nor needs torch.
+imports the attack nor needs torch. ``tests/attack/test_attack_strength.py`` keeps a floor under it
+on small data; ``--floor-db`` keeps one on real data.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import mse_loss
 
 from attack.cache import TensorCache
 from attack.decoder import as_maps
 from attack.features import FeatureTable, Target, target_of
 from attack.inversion import DecoderFamily, choose
-from attack.metrics import Images, Scores, as_unit_images, score
+from attack.metrics import Images, Scores, as_unit_images, psnr_of_mse, score
 from attack.training import reconstruct, torch_threads
 from baseline.datasets import load_splits
 from baseline.images import ImageSet
 from export.bundle import load_bundle
-from records.errors import InputError
-from records.progress import silent
+from records import codec
+from records.errors import GateFailedError, InputError
 from records.recipe import AttackRecipe
 
 _PLAIN_WIDTH = 128
 _PLAIN_RATE = 2e-3
 _PLAIN_BATCH = 256
 _EVALUATION_BATCH = 500
+_JUDGED = 1000
+_NAME = "strength"
 
 
-@dataclass(frozen=True)
-class Strength:
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decoder cost; CPU seconds are those of all threads, None when it was in the cache.
+
+    Attributes:
+        wall: seconds of fitting.
+        cpu: CPU seconds of fitting.
+        cpu_at_epoch: CPU seconds from the start to the end of each epoch.
+    """
+
+    wall: float
+    cpu: float | None
+    cpu_at_epoch: tuple[float | None, ...] = ()
+
+
+class Strength(msgspec.Struct, frozen=True, kw_only=True):
     """One decoder's result.
 
     Attributes:
         name: of the decoder.
-        scores: of every victim.
+        chosen: it is the one that the attack would use.
+        recon_psnr_db: mean of the victims' PSNR.
+        recon_psnr_pooled_db: PSNR of the mean MSE.
+        recon_ssim: mean of the victims' SSIM.
         parameters: weights and biases.
-        seconds: wall clock of fitting.
-        cpu_seconds: of all threads.
+        curve_db: pooled PSNR after each epoch of training, of the images it is judged on.
+        timing: what it cost.
     """
 
     name: str
-    scores: Scores
+    chosen: bool
+    recon_psnr_db: float
+    recon_psnr_pooled_db: float
+    recon_ssim: float
     parameters: int
-    seconds: float
-    cpu_seconds: float
+    curve_db: tuple[float, ...]
+    timing: Timing
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """All decoders on one artifact's features.
+
+    Attributes:
+        split: where the network was cut.
+        artifact: whose outputs were attacked.
+        attacker_images: how many the decoders were fitted on, held-out ones included.
+        victims: how many were scored.
+        threads: of torch.
+        seed: of the attacker.
+        recipe: decoder settings.
+        decoders: in the order they were fitted; the yardstick, if asked for, last.
+        margin_db: the chosen decoder over the yardstick in ``recon_psnr_db``.
+    """
+
+    split: str
+    artifact: str
+    attacker_images: int
+    victims: int
+    threads: int
+    seed: int
+    recipe: AttackRecipe
+    decoders: tuple[Strength, ...]
+    margin_db: float | None
+
+
+class _Clock:
+    """CPU seconds at each step that a family reports."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, dict[int, float]] = {}
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        """Note when a step was first reported."""
+        self._steps.setdefault(task, {}).setdefault(done, time.process_time())
+
+    def epochs(self, task: str, count: int) -> tuple[float | None, ...]:
+        """Return CPU seconds from a task's start to the end of each of ``count`` epochs."""
+        steps = self._steps.get(task)
+        if steps is None:
+            return (None,) * count
+        return tuple(steps[epoch + 1] - steps[0] for epoch in range(count))
 
 
 def plain_decoder(channels: int, side: int, image_side: int) -> nn.Sequential:
@@ -87,6 +155,8 @@ def plain_strength(
 ) -> Strength:
     """Train the plain decoder on all attacker images: MSE, AdamW 2e-3 one-cycle, batch 256.
 
+    Its curve is judged on the first thousand victims, and the time of judging is left out.
+
     Args:
         target: the features.
         images: the attacker's, uint8 (N, H, W, 3).
@@ -96,34 +166,39 @@ def plain_strength(
     """
     started, cpu = time.perf_counter(), time.process_time()
     boundary = as_maps(target.attacker.real(slice(0, 1))).shape
+    judging, curve_db, spent = 0.0, [], []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = plain_decoder(boundary[1], boundary[2], images.shape[1])
         net = net.to(memory_format=torch.channels_last)
-        _train_plain(net, target.attacker, images, epochs)
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    net.eval()
-    with torch.inference_mode():
-        parts = [net(x).contiguous().numpy() for x in _batches(target.victim)]
-    return Strength(
-        name=f"plain, {epochs} epochs",
-        scores=score(victims, np.concatenate(parts)),
+        for _ in _train_plain(net, target.attacker, images, epochs):
+            now = time.process_time()
+            rebuilt = _plain_images(net, target.victim, _JUDGED)
+            mse = np.square(rebuilt - victims[: len(rebuilt)]).mean(dtype=np.float64)
+            spent.append(now - cpu - judging)
+            curve_db.append(float(psnr_of_mse(np.asarray(mse))))
+            judging += time.process_time() - now
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu - judging
+    return _strength(
+        f"plain, {epochs} epochs",
+        score(victims, _plain_images(net, target.victim, len(victims))),
         parameters=sum(p.numel() for p in net.parameters()),
-        seconds=seconds,
-        cpu_seconds=cpu,
+        curve_db=tuple(curve_db),
+        timing=Timing(wall=seconds, cpu=cpu, cpu_at_epoch=tuple(spent)),
     )
 
 
 def _train_plain(
     net: nn.Module, features: FeatureTable, images: NDArray[np.uint8], epochs: int
-) -> None:
+) -> Iterator[int]:
+    """Train in place and yield each epoch that is done."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=_PLAIN_RATE)
     per_epoch = -(-len(images) // _PLAIN_BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, _PLAIN_RATE, total_steps=epochs * per_epoch
     )
     planes = np.moveaxis(images, 3, 1)
-    for _ in range(epochs):
+    for epoch in range(epochs):
         net.train()
         order = torch.randperm(len(images)).numpy()
         for start in range(0, len(order), _PLAIN_BATCH):
@@ -134,12 +209,20 @@ def _train_plain(
             mse_loss(net(x), y).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
+        yield epoch
 
 
-def _batches(features: FeatureTable) -> Iterator[Tensor]:
-    for start in range(0, len(features), _EVALUATION_BATCH):
-        x = as_maps(features.real(slice(start, start + _EVALUATION_BATCH)))
-        yield x.contiguous(memory_format=torch.channels_last)
+def _plain_images(net: nn.Module, features: FeatureTable, count: int) -> Images:
+    """Return the reconstructions of the first ``count`` features, float32 (N, 3, H, W)."""
+    net.eval()
+    count = min(count, len(features))
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, count, _EVALUATION_BATCH):
+            stop = min(start + _EVALUATION_BATCH, count)
+            x = as_maps(features.real(slice(start, stop)))
+            parts.append(net(x.contiguous(memory_format=torch.channels_last)).contiguous().numpy())
+    return np.concatenate(parts)
 
 
 def family_strengths(
@@ -154,7 +237,8 @@ def family_strengths(
 ) -> tuple[Strength, ...]:
     """Return each decoder that A0 and A1 would try on these features, the chosen one marked.
 
-    Seconds are those of the first time: a cached decoder keeps them; CPU seconds are then zero.
+    Curves are those of the held-out images. Seconds of a cached decoder are those of its first
+    time.
 
     Args:
         target: the features.
@@ -165,26 +249,49 @@ def family_strengths(
         threads: torch's.
         seed: of the attacker.
     """
-    family = DecoderFamily(recipe, images, cache, threads=threads, progress=silent)
-    cpu = time.process_time()
-    tried = family.from_scratch(target.attacker, seed, "strength")
-    cpu = time.process_time() - cpu
+    clock = _Clock()
+    family = DecoderFamily(recipe, images, cache, threads=threads, progress=clock)
+    tried = family.from_scratch(target.attacker, seed, _NAME)
     chosen = choose(tried)
     found = []
     for number, one in enumerate(tried):
-        images_of = np.clip(reconstruct(one.decoder, target.victim), 0.0, 1.0)
         candidate = one.candidate
-        mark = " (chosen)" if number == chosen else ""
+        times = clock.epochs(
+            f"{_NAME}: {candidate.capacity} decoder, {candidate.start}", candidate.epochs
+        )
+        name = f"{candidate.start}, {candidate.capacity}, {candidate.epochs} epochs"
         found.append(
-            Strength(
-                name=f"{candidate.start}, {candidate.capacity}, {candidate.epochs} epochs{mark}",
-                scores=score(victims, images_of),
+            _strength(
+                name,
+                score(victims, np.clip(reconstruct(one.decoder, target.victim), 0.0, 1.0)),
+                chosen=number == chosen,
                 parameters=candidate.parameters,
-                seconds=candidate.seconds,
-                cpu_seconds=cpu if number == chosen else float("nan"),
+                curve_db=tuple(float(psnr_of_mse(np.asarray(loss))) for loss in candidate.val_loss)[
+                    : candidate.epochs
+                ],
+                timing=Timing(
+                    wall=candidate.seconds, cpu=times[-1] if times else None, cpu_at_epoch=times
+                ),
             )
         )
     return tuple(found)
+
+
+def _strength(name: str, scores: Scores, *, chosen: bool = False, **facts: Any) -> Strength:
+    return Strength(
+        name=name,
+        chosen=chosen,
+        recon_psnr_db=float(scores.psnr.mean()),
+        recon_psnr_pooled_db=scores.pooled_psnr,
+        recon_ssim=float(scores.ssim.mean()),
+        **facts,
+    )
+
+
+def margin_of(decoders: tuple[Strength, ...], plain: Strength) -> float:
+    """Return by how many dB of ``recon_psnr_db`` the chosen decoder beats the plain one."""
+    chosen = next(one for one in decoders if one.chosen)
+    return chosen.recon_psnr_db - plain.recon_psnr_db
 
 
 @click.command()
@@ -194,10 +301,13 @@ def family_strengths(
 @click.option("--plain-epochs", type=click.IntRange(min=0), default=5, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), help="[default: the bundle's recipe]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: the bundle's recipe]")
-@click.option("--capacities", help="small,large  [default: the bundle's recipe]")
+@click.option("--capacities", help="small,medium,large  [default: the bundle's recipe]")
+@click.option("--learning-rate", type=float, help="[default: the bundle's recipe]")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), required=True)
+@click.option("--floor-db", type=float, help="Exit with 2 when ours beats plain by less.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def main(
     bundle_path: Path,
     artifact: str,
@@ -206,11 +316,16 @@ def main(
     epochs: int | None,
     batch_size: int | None,
     capacities: str | None,
+    learning_rate: float | None,
     threads: int,
     seed: int,
     cache: Path,
+    floor_db: float | None,
+    as_json: bool,
 ) -> None:
     """Print dB against seconds of the attack's decoders and a plain one on BUNDLE's features."""
+    if floor_db is not None and not plain_epochs:
+        raise InputError("--floor-db compares with the plain decoder: leave --plain-epochs above 0")
     bundle = load_bundle(bundle_path)
     splits = load_splits(bundle.manifest.recipe.data)
     attacker: ImageSet = splits.attacker.take(np.arange(min(attacker_images, len(splits.attacker))))
@@ -219,39 +334,85 @@ def main(
         bundle, bundle.artifact(artifact), attacker, splits.victim, store, threads=threads
     )
     victims = as_unit_images(splits.victim.images)
-    recipe = _recipe(bundle.manifest.recipe.attack, epochs, batch_size, capacities)
-    results = list(
-        family_strengths(
-            target, attacker.images, victims, recipe, store, threads=threads, seed=seed
-        )
-    )
-    if plain_epochs:
-        with torch_threads(threads):
-            results.append(
-                plain_strength(target, attacker.images, victims, epochs=plain_epochs, seed=seed)
-            )
-    click.echo(
-        f"{bundle.manifest.split} {target.name}: {len(attacker):,} attacker images, "
-        f"{len(splits.victim):,} victims, {threads} threads"
-    )
-    for one in results:
-        click.echo(
-            f"{one.name:40s} recon_psnr_db {one.scores.psnr.mean():6.3f}  pooled "
-            f"{one.scores.pooled_psnr:6.3f}  ssim {one.scores.ssim.mean():.3f}  "
-            f"{one.parameters:9,d} parameters  {one.seconds:7.1f} s  {one.cpu_seconds:7.1f} CPU s"
-        )
-
-
-def _recipe(
-    sealed: AttackRecipe, epochs: int | None, batch_size: int | None, capacities: str | None
-) -> AttackRecipe:
-    import msgspec
-
-    changes = {
+    given = {
         "max_epochs": epochs,
         "batch_size": batch_size,
         "capacities": None if capacities is None else capacities.split(","),
+        "learning_rate": learning_rate,
     }
+    recipe = _recipe(bundle.manifest.recipe.attack, given)
+    ours = family_strengths(
+        target, attacker.images, victims, recipe, store, threads=threads, seed=seed
+    )
+    plain: tuple[Strength, ...] = ()
+    if plain_epochs:
+        with torch_threads(threads):
+            plain = (
+                plain_strength(target, attacker.images, victims, epochs=plain_epochs, seed=seed),
+            )
+    comparison = Comparison(
+        split=bundle.manifest.split,
+        artifact=target.name,
+        attacker_images=len(attacker),
+        victims=len(splits.victim),
+        threads=threads,
+        seed=seed,
+        recipe=recipe,
+        decoders=(*ours, *plain),
+        margin_db=margin_of(ours, plain[0]) if plain else None,
+    )
+    click.echo(codec.encode(comparison).decode().rstrip() if as_json else _as_text(comparison))
+    if floor_db is not None:
+        try:
+            gate_margin(comparison, floor_db)
+        except GateFailedError as error:
+            click.echo(str(error), err=True)
+            sys.exit(error.exit_code)
+
+
+def gate_margin(comparison: Comparison, floor_db: float) -> None:
+    """Refuse an attack that beats the plain decoder by less than ``floor_db``.
+
+    Raises:
+        GateFailedError: it does; the attack got weaker, and so did every verdict made with it.
+    """
+    margin = comparison.margin_db
+    if margin is None or not margin >= floor_db:
+        shown = "nothing" if margin is None else f"{margin:.2f} dB"
+        raise GateFailedError(
+            f"the attack's decoder beats the plain one by {shown}, the floor is {floor_db:g} dB: "
+            "it got weaker, or needs more epochs or capacity"
+        )
+
+
+def _as_text(comparison: Comparison) -> str:
+    lines = [
+        f"{comparison.split} {comparison.artifact}: {comparison.attacker_images:,} attacker "
+        f"images, {comparison.victims:,} victims, {comparison.threads} threads"
+    ]
+    for one in comparison.decoders:
+        name = f"{one.name} (chosen)" if one.chosen else one.name
+        lines.append(
+            f"{name:40s} recon_psnr_db {one.recon_psnr_db:6.3f}  pooled "
+            f"{one.recon_psnr_pooled_db:6.3f}  ssim {one.recon_ssim:.3f}  "
+            f"{one.parameters:9,d} parameters  {one.timing.wall:7.1f} s  {_spent(one.timing.cpu)}"
+        )
+        lines.extend(
+            f"    epoch {epoch:2d}  {db:6.3f} dB pooled  {_spent(cpu)}"
+            for epoch, (db, cpu) in enumerate(
+                zip(one.curve_db, one.timing.cpu_at_epoch, strict=True), start=1
+            )
+        )
+    if comparison.margin_db is not None:
+        lines.append(f"chosen − plain: {comparison.margin_db:+.3f} dB")
+    return "\n".join(lines)
+
+
+def _spent(cpu_seconds: float | None) -> str:
+    return "" if cpu_seconds is None else f"{cpu_seconds:7.1f} CPU s"
+
+
+def _recipe(sealed: AttackRecipe, changes: dict[str, Any]) -> AttackRecipe:
     given = {key: value for key, value in changes.items() if value is not None}
     try:
         return msgspec.convert(msgspec.to_builtins(sealed) | given, type=AttackRecipe)

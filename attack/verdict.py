@@ -28,7 +28,7 @@ class Advantage:
 
 
 def advantages(
-    psnr: Mapping[str, Values], baseline: str, recipe: AttackRecipe
+    psnr: Mapping[str, Values], baseline: str, recipe: AttackRecipe, first: int | None = None
 ) -> dict[str, Advantage]:
     """Return the advantage of every artifact over the baseline.
 
@@ -37,14 +37,16 @@ def advantages(
     highest level mean. Percentile bounds (Efron and Tibshirani 1993, ch. 13 and 8.3 for pairs).
 
     Args:
-        psnr: artifact name → per-image PSNR in dB, float64 (levels, seeds, victims), all of one
-            shape.
+        psnr: artifact name → dB whose mean over victims is a level's mean, see
+            `attack.level_means.values_of`; float64 (levels, seeds, victims), all of one shape.
         baseline: name of the FP32 artifact.
         recipe: confidence, resamples, and the seed of the first attacker.
+        first: where A2 attacked the first so many victims only: these and the others are resampled
+            apart, so that every resample has as many of both (Efron and Tibshirani 1993, ch. 8.4).
     """
     names = list(psnr)
     stacked = np.stack([psnr[name] for name in names])
-    leaks = _resampled_leaks(stacked, recipe)
+    leaks = _resampled_leaks(stacked, recipe, first)
     observed = stacked.mean((2, 3)).max(1)
     fp32 = names.index(baseline)
     gains = leaks[:, fp32, None] - leaks
@@ -55,7 +57,7 @@ def advantages(
     }
 
 
-def _resampled_leaks(stacked: Values, recipe: AttackRecipe) -> Values:
+def _resampled_leaks(stacked: Values, recipe: AttackRecipe, first: int | None) -> Values:
     """Return max-leak of every resample: (artifacts, levels, seeds, N) → (resamples, artifacts)."""
     artifacts, levels, seeds, victims = stacked.shape
     rng = np.random.default_rng((recipe.seeds[0], 2))
@@ -63,16 +65,21 @@ def _resampled_leaks(stacked: Values, recipe: AttackRecipe) -> Values:
     parts = []
     for start in range(0, recipe.bootstrap_resamples, _RESAMPLES_AT_ONCE):
         size = min(_RESAMPLES_AT_ONCE, recipe.bootstrap_resamples - start)
-        weights = np.stack(
-            [
-                np.bincount(rng.integers(victims, size=victims), minlength=victims)
-                for _ in range(size)
-            ]
-        )
+        weights = np.stack([_draw(rng, victims, first) for _ in range(size)])
         means = (weights @ columns / victims).reshape(size, artifacts, levels, seeds)
         drawn = rng.integers(seeds, size=(size, 1, 1, seeds))
         parts.append(np.take_along_axis(means, drawn, axis=3).mean(3).max(2))
     return np.concatenate(parts)
+
+
+def _draw(rng: np.random.Generator, victims: int, first: int | None) -> NDArray[np.intp]:
+    """Return how often each victim is drawn, int (victims,)."""
+    if first is None or first == victims:
+        return np.bincount(rng.integers(victims, size=victims), minlength=victims)
+    rest = victims - first
+    return np.concatenate(
+        [np.bincount(rng.integers(n, size=n), minlength=n) for n in (first, rest)]
+    )
 
 
 def verdict_on(

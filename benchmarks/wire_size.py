@@ -1,4 +1,4 @@
-"""Bytes per image on the wire, raw and compressed, beside the bytes of the image itself."""
+"""Bytes per image on the wire, packed and compressed, beside the bytes of the image itself."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from benchmarks.timing import nearest_rank
 from export.bundle import Bundle
 from records.bench import CompressedSize, WireSize
 from records.errors import UnsupportedHereError
-from records.manifest import Artifact
+from records.manifest import Artifact, WireTensor
 from records.progress import Progress, silent
+from runtime_check.packed_wire import pack
 from runtime_check.runtime import LoadedArtifact, runtime_for
+from runtime_check.wire import sent_values
 
 ZLIB_LEVEL = 6
 METHOD = f"zlib level {ZLIB_LEVEL}, each image on its own"
@@ -34,7 +36,8 @@ def wire_size(
 ) -> WireSize:
     """Measure what one image costs on the wire.
 
-    The compressed figures need real images: noise does not compress, and a network's answer to
+    What is compressed is the packed tensor, which at 8 bits is the uint8 tensor itself. The
+    compressed figures need real images: noise does not compress, and a network's answer to
     noise says nothing. Without images they are None.
 
     Args:
@@ -44,7 +47,8 @@ def wire_size(
         progress: told about each batch.
 
     Raises:
-        ArtifactError: the wire artifact does not load or run.
+        ArtifactError: the wire artifact does not load or run, or sends a value that does not fit
+            the wire's bits.
         DataError: the images have another size than the bundle's.
     """
     manifest = bundle.manifest
@@ -58,11 +62,14 @@ def wire_size(
     else:
         chosen = images[:MAX_IMAGES]
         batch = preprocess(chosen, manifest.preprocessing)
-        feature_sizes = compressed_size(_sent(loaded, batch, progress))
+        sent = _sent(loaded, batch, manifest.wire, artifact.name, progress)
+        feature_sizes = compressed_size(pack(sent, manifest.wire.bits))
         image_sizes = compressed_size(chosen)
     return WireSize(
         shape=manifest.wire.shape,
         raw_bytes=values,
+        bits=manifest.wire.bits,
+        packed_bytes=manifest.wire.packed_bytes,
         float_bytes=4 * values,
         image_bytes=3 * manifest.preprocessing.native_size**2,
         artifact=artifact.name if artifact is not None and feature_sizes is not None else None,
@@ -101,14 +108,15 @@ def _open_wire_artifact(bundle: Bundle) -> tuple[Artifact | None, LoadedArtifact
 
 
 def _sent(
-    loaded: LoadedArtifact, batch: npt.NDArray[np.float32], progress: Progress
+    loaded: LoadedArtifact,
+    batch: npt.NDArray[np.float32],
+    wire: WireTensor,
+    name: str,
+    progress: Progress,
 ) -> npt.NDArray[np.uint8]:
     parts: list[npt.NDArray[np.uint8]] = []
     for start in range(0, len(batch), _BATCH):
-        parts.append(_contiguous(loaded.run(batch[start : start + _BATCH])))
+        output = loaded.run(batch[start : start + _BATCH])
+        parts.append(np.ascontiguousarray(sent_values(output, wire, name)))
         progress("bench: wire bytes", min(start + _BATCH, len(batch)), len(batch))
     return np.concatenate(parts)
-
-
-def _contiguous(output: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(output, dtype=np.uint8)

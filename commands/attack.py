@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from baseline.datasets import ImageSplits
     from export.bundle import Bundle
-    from records.attack import AttackRecord
+    from records.attack import AttackRecord, LevelResult, Reconstruction, Recovery
     from records.recipe import AttackRecipe
 
 _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold yellow"}
@@ -27,7 +27,15 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
 @click.option("--data", help="Where the manifest's images are now, or other images.")
 @click.option("--attacker-images", type=click.IntRange(min=2), help="Only the first N of them.")
 @click.option("--victims", type=click.IntRange(min=1), help="Only the first N of them.")
+@click.option("--levels", help="Attackers, e.g. A0,A1,A2  [default: the bundle's recipe]")
 @click.option("--seeds", help="Attacker seeds, e.g. 0,1  [default: the bundle's recipe]")
+@click.option("--capacities", help="Decoders, small,large  [default: the bundle's recipe]")
+@click.option("--query-budgets", help="A3: training pairs, e.g. 100,1000  [default: the recipe's]")
+@click.option(
+    "--white-box-images", type=int, help="A2: the first N victims  [default: the recipe's]"
+)
+@click.option("--ood-source", help="A4: source of other images  [default: the recipe's]")
+@click.option("--controls", help="logits,bits16 or none  [default: the recipe's]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -52,7 +60,13 @@ def command(
     data: str | None,
     attacker_images: int | None,
     victims: int | None,
+    levels: str | None,
     seeds: str | None,
+    capacities: str | None,
+    query_budgets: str | None,
+    white_box_images: int | None,
+    ood_source: str | None,
+    controls: str | None,
     out: Path | None,
     cache: Path | None,
     threads: int,
@@ -61,8 +75,10 @@ def command(
 ) -> None:
     """Attack the outputs of every INT8 artifact of BUNDLE; say HOLDS, DENIED or INCONCLUSIVE.
 
-    Margin, confidence and decoders are those sealed in the bundle. Other seeds or images than
-    the sealed ones are recorded as not pre-registered. DENIED is a result, not an error: exits 2
+    A0 reuses a decoder of FP32 features, A1 trains on the artifact's own outputs, A2 descends
+    through the artifact's weights from A1's output, A3 has few training pairs, A4 has other
+    images. Margin and confidence are those sealed in the bundle. Other settings or images than the
+    sealed ones are recorded as not pre-registered. DENIED is a result, not an error: exits 2
     only when a control or the agreement of the artifacts with each other failed.
     """
     require_export_extra("attack", ("torch", "torchvision", "safetensors", "PIL"))
@@ -77,7 +93,16 @@ def command(
     if folder.exists() and any(folder.iterdir()) and not force:
         raise OverwriteError(f"{folder} already exists; add --force or choose another --out")
     bundle = load_bundle(bundle_path)
-    recipe = _recipe(bundle.manifest.recipe.attack, seeds)
+    recipe = _recipe(
+        bundle.manifest.recipe.attack,
+        levels=_listed(levels),
+        seeds=_listed(seeds),
+        capacities=_listed(capacities),
+        query_budgets=_listed(query_budgets),
+        white_box_images=white_box_images,
+        ood_source=ood_source,
+        controls=[] if controls == "none" else _listed(controls),
+    )
     splits = _splits(bundle, data, attacker_images, victims)
     with progress_bars() as progress, files.new_folder(folder, replace=force) as partial:
         record = attack_bundle(
@@ -98,19 +123,27 @@ def command(
         raise GateFailedError(_failure(record, folder))
 
 
-def _recipe(sealed: AttackRecipe, seeds: str | None) -> AttackRecipe:
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",")]
+
+
+def _recipe(sealed: AttackRecipe, **given: Any) -> AttackRecipe:
+    """Return the sealed recipe with what was given on the command line, key by key."""
     import msgspec
 
     from records.errors import InputError
     from records.recipe import AttackRecipe
 
-    if seeds is None:
+    changes = {key: value for key, value in given.items() if value is not None}
+    if not changes:
         return sealed
     try:
-        numbers = [int(text) for text in seeds.split(",")]
-        return msgspec.convert(msgspec.to_builtins(sealed) | {"seeds": numbers}, type=AttackRecipe)
-    except ValueError as error:
-        raise InputError(f"--seeds {seeds} is not a list of integers such as 0,1") from error
+        # Texts of numbers become numbers here.
+        plain = msgspec.to_builtins(sealed) | changes
+        return msgspec.convert(plain, type=AttackRecipe, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        named = ", ".join(f"--{key.replace('_', '-')}" for key in changes)
+        raise InputError(f"{named}: {error}") from error
 
 
 def _splits(
@@ -211,18 +244,25 @@ def _print_leaks(record: AttackRecord, console: Console) -> None:
     )
     for column in ("artifact", "attacker"):
         table.add_column(column)
-    for column in ("recon_psnr_db", "pooled", "p5", "p95", "leak_db", "recon_ssim"):
+    figures = ("recon_psnr_db", "pooled", "p5", "p95", "leak_db", "recon_ssim", "rank-1", "label")
+    for column in figures:
         table.add_column(column, justify="right")
-    rows = [
-        ("mean image (floor)", "", floor),
-        ("pass-through (ceiling)", "A0", record.controls.ceiling),
+    controls = record.controls
+    rows: list[tuple[str, str, Reconstruction, Recovery | None]] = [
+        ("mean image (floor)", "", floor, None),
+        ("pass-through (ceiling)", "A0", controls.ceiling, None),
+        *((f"logits of {name}", "A1", found, None) for name, found in controls.logits.items()),
     ]
+    if controls.bits16 is not None:
+        rows.append((f"{record.baseline} in 16 bits", "A1", controls.bits16, None))
     for artifact in record.artifacts:
         name = artifact.name
         if artifact.same_outputs_as is not None:
             name += f" (= {artifact.same_outputs_as})"
-        rows += [(name, f"{r.level} seed {r.seed}", r.result) for r in artifact.levels]
-    for name, attacker, result in rows:
+        rows += [
+            (name, _attacker(r, data.victim.count), r.result, r.recovery) for r in artifact.levels
+        ]
+    for name, attacker, result, recovery in rows:
         psnr = result.recon_psnr_db
         table.add_row(
             name,
@@ -233,8 +273,26 @@ def _print_leaks(record: AttackRecord, console: Console) -> None:
             f"{psnr.p95:.2f}",
             f"{result.leak_db:.2f}",
             f"{result.recon_ssim.mean:.3f}",
+            "" if recovery is None else f"{recovery.reidentified:.0%}",
+            "" if recovery is None else f"{recovery.label_top1:.0%}",
         )
     console.print(table)
+    _print_left_out(record, console)
+
+
+def _attacker(result: LevelResult, victims: int) -> str:
+    queries = "" if result.queries is None else f", {result.queries:,} pairs"
+    few = "" if result.victims == victims else f", {result.victims} victims"
+    return f"{result.level} seed {result.seed}{queries}{few}"
+
+
+def _print_left_out(record: AttackRecord, console: Console) -> None:
+    if record.data.left_out_budgets:
+        budgets = ", ".join(f"{budget:,}" for budget in record.data.left_out_budgets)
+        console.print(
+            f"A3 without {budgets} pairs: the attacker has {record.data.attacker.count:,} images, "
+            "and A1 learns from all of them"
+        )
 
 
 def _print_gates(record: AttackRecord, console: Console) -> None:

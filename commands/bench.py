@@ -165,7 +165,8 @@ def _print_sizes(record: BenchRecord, console: Console) -> None:
 def _print_wire(record: BenchRecord, console: Console) -> None:
     wire = record.wire
     console.print(
-        f"wire, bytes per image: {wire.raw_bytes:,} uint8 {wire.shape}, {wire.float_bytes:,} FP32, "
+        f"wire, bytes per image: {wire.packed_bytes:,} at {wire.bits} bits, {wire.raw_bytes:,} as "
+        f"uint8 {wire.shape}, {wire.float_bytes:,} FP32, "
         f"the image itself {wire.image_bytes:,}"
     )
     if wire.compressed is None or wire.image_compressed is None:

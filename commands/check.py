@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from records.parity import ArtifactCheck, CheckRecord, Gate
 
 #: Short enough for a terminal of 80 columns; the record has the full figures.
-_COLUMNS = ("max", "≤ 1 LSB", "SQNR", "top-1", "agree", "drop, points")
+_COLUMNS = ("max", "equal", "≤ 1 LSB", "SQNR", "top-1", "agree", "drop, points")
 _SHORT_MODES = {"optimizations-off": "opt. off"}
 
 
@@ -132,10 +132,11 @@ def _mode(mode: str) -> str:
 
 def _difference_cells(row: ArtifactCheck) -> tuple[str, ...]:
     if row.lsb is None:
-        return ("", "", "")
+        return ("", "", "", "")
     sqnr = row.lsb.parity_sqnr_db
     return (
         str(row.lsb.max_lsb),
+        f"{row.lsb.share_identical:.2%}",
         f"{row.lsb.share_within_1_lsb:.2%}",
         "equal" if sqnr is None else f"{sqnr:.1f} dB",
     )

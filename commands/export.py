@@ -37,8 +37,23 @@ from records.manifest import Manifest
 )
 @click.option(
     "--activation-observer",
-    type=click.Choice(["min-max", "histogram"]),
+    type=click.Choice(["min-max", "histogram", "percentile", "mse", "fisher"]),
     help="How activation ranges are found  [default: histogram]",
+)
+@click.option(
+    "--refined-tensors",
+    type=int,
+    help="Fit the ranges of so many most harmful tensors to the network's loss  [default: 0]",
+)
+@click.option(
+    "--bias-correction/--no-bias-correction",
+    default=None,
+    help="Take back the mean error of every channel  [default: no]",
+)
+@click.option(
+    "--boundary-bits",
+    type=click.Choice(["8", "6", "4", "3", "2", "1"]),
+    help="Bits of each value that is sent; weights keep 8  [default: 8]",
 )
 @click.option("--opset", type=int, help="ONNX opset.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
@@ -53,6 +68,9 @@ def command(
     split: str | None,
     weight_observer: str | None,
     activation_observer: str | None,
+    refined_tensors: int | None,
+    bias_correction: bool | None,
+    boundary_bits: str | None,
     opset: int | None,
     out: Path,
     force: bool,
@@ -72,6 +90,9 @@ def command(
             "splits": None if split is None else [split],
             "weight_observer": weight_observer,
             "activation_observer": activation_observer,
+            "refined_tensors": refined_tensors,
+            "bias_correction": bias_correction,
+            "boundary_bits": None if boundary_bits is None else int(boundary_bits),
             "opset": opset,
         },
     )
@@ -107,5 +128,10 @@ def _print_table(manifest: Manifest, out: Path) -> None:
         )
     console = Console()
     console.print(table)
+    wire = manifest.wire
+    console.print(
+        f"sent: {wire.shape} at {wire.bits} bit{'s' if wire.bits > 1 else ''} a value = "
+        f"{wire.packed_bytes:,} bytes per image packed (docs/wire-format.md)"
+    )
     left = ", ".join(manifest.float_nodes) or "none"
     console.print(f"nodes left in float: {left}   bundle {manifest.bundle_id[:16]}")

@@ -117,6 +117,7 @@ def export_bundle(
                 shape=halves.ends.boundary.shape,
                 scale=halves.quantized.wire_scale,
                 zero_point=halves.quantized.wire_zero_point,
+                bits=recipe.export.boundary_bits,
             ),
             artifacts=artifacts,
             qparams=halves.quantized.qparams,
@@ -141,7 +142,7 @@ def _quantized_halves(model: nn.Module, recipe: Recipe, splits: ImageSplits, spl
         raise ExportError("the calibration set is empty; set [data] calibration in the recipe")
     native = preprocess(images, preprocessing_of(recipe, splits.record.native_size))
     batches = torch.split(torch.from_numpy(native), CALIBRATION_BATCH)
-    quantized = quantize_edge(halves.edge, batches, recipe.export)
+    quantized = quantize_edge(halves.edge, batches, recipe.export, halves.server)
     return _Halves(
         split=halves,
         quantized=quantized,

@@ -145,6 +145,15 @@ def _check_scales(manifest: Manifest) -> None:
         _require(low <= scale <= high, f"scale {scale} of {name!r} is not a normal float32 above 0")
     for q in manifest.qparams:
         _require(-128 <= q.zero_point <= 255, f"zero point {q.zero_point} of {q.tensor!r}")
+    wire, recipe = manifest.wire, manifest.recipe.export
+    _require(
+        wire.zero_point <= wire.largest,
+        f"zero point {wire.zero_point} of a wire of {wire.bits} bits",
+    )
+    _require(
+        wire.bits == recipe.boundary_bits,
+        f"the wire has {wire.bits} bits and the recipe asks for {recipe.boundary_bits}",
+    )
     tensors = [q.tensor for q in manifest.qparams]
     _require(len(set(tensors)) == len(tensors), "a tensor's scale is listed twice")
 

@@ -75,7 +75,7 @@ def scan_onnx(data: bytes, artifact: Artifact, wire: WireTensor, where: str) -> 
         ExternalDataError: it refers to another file.
         UnsafeOperatorError: control flow, a function, or an operator of an unknown domain.
         NonFiniteWeightsError: a stored number is NaN or infinite.
-        ArtifactMismatchError: opset, ends, or the boundary's scale differ from the manifest.
+        ArtifactMismatchError: opset, ends, or the boundary's scale or bits are not the manifest's.
     """
     try:
         model = parse(data, MODEL)
@@ -243,6 +243,43 @@ def _check_wire(graph: _Graph, artifact: Artifact, wire: WireTensor, where: str)
             f"{where} ends with scale {scale} and zero point {zero_point}, and its manifest says "
             f"{np.float32(wire.scale)} and {wire.zero_point}; export again"
         )
+    if wire.bits < 8:
+        _check_bits(graph, node, wire, where)
+
+
+def _check_bits(graph: _Graph, node: Message, wire: WireTensor, where: str) -> None:
+    """Below 8 bits the stored integers must come from a Clip to 2^bits − 1, at the same scale."""
+    source = _source(graph, node)
+    if node.get("op_type") == "QuantizeLinear":
+        # Stored integers pass through float once more; another scale could take them anywhere.
+        same = _parameters(graph, source) == _parameters(graph, node)
+        if source.get("op_type") != "DequantizeLinear" or not same:
+            source = {}
+        source = _source(graph, source)
+    inputs = source.get("input", [])
+    largest = graph.constants.get(inputs[2]) if len(inputs) == 3 else None
+    fits = (
+        largest is not None
+        and largest.size == 1
+        and largest.dtype == np.dtype("u1")
+        and int(largest.max()) <= wire.largest
+    )
+    if source.get("op_type") != "Clip" or not fits:
+        raise ArtifactMismatchError(
+            f"{where} does not clip what it sends to the {wire.bits} bits of its manifest; "
+            "export again"
+        )
+
+
+def _source(graph: _Graph, node: Message) -> Message:
+    """Return the node that makes a node's first input, or an empty one."""
+    inputs = node.get("input", [])
+    return graph.producers.get(inputs[0], {}) if inputs else {}
+
+
+def _parameters(graph: _Graph, node: Message) -> list[bytes | None]:
+    values = [graph.constants.get(name) for name in node.get("input", [])[1:3]]
+    return [None if value is None else value.tobytes() for value in values]
 
 
 def _is_scalar(found: npt.NDArray[Any] | None, dtype: np.dtype[Any], expected: np.generic) -> bool:

@@ -1,6 +1,7 @@
 """Post-training quantization of the edge in FX graph mode, engine qnnpack.
 
-The only module that touches ``torch.ao``: it is deprecated upstream, without a date.
+With ``export/boundary_bits.py`` the only module that touches ``torch.ao``: it is deprecated
+upstream, without a date.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.ao.quantization import QConfig, QConfigMapping
 from torch.ao.quantization.observer import (
-    HistogramObserver,
-    MinMaxObserver,
     default_per_channel_weight_observer,
     default_weight_observer,
 )
 from torch.ao.quantization.qconfig_mapping import get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
+from export.bias_correction import correct_biases, output_means
+from export.boundary_bits import narrow_boundary
+from export.importance import weigh_channels
+from export.observers import RangeObserver, observers_of, passing, place_observers
+from export.refine import refine_ranges
 from records.errors import ExportError, UnsupportedHereError
 from records.manifest import Qparams
 from records.recipe import ExportRecipe
@@ -35,10 +39,7 @@ ENGINE = "qnnpack"
 #: bits may depend on the batch size, and a histogram on the order in which it grows.
 CALIBRATION_BATCH = 64
 
-_ACTIVATIONS = {
-    "min-max": MinMaxObserver.with_args(dtype=torch.quint8, reduce_range=False),
-    "histogram": HistogramObserver.with_args(dtype=torch.quint8, reduce_range=False),
-}
+_ACTIVATION = RangeObserver.with_args(dtype=torch.quint8, reduce_range=False)
 _WEIGHTS = {
     "per-channel": default_per_channel_weight_observer,
     "per-tensor": default_weight_observer,
@@ -69,7 +70,8 @@ class QuantizedEdge:
     """An edge in INT8, in both forms of its end.
 
     ``float_boundary``: images (N, 3, S, S) float32 → boundary (N, …) float32, dequantized.
-    ``wire``: the same graph, ending at the uint8 tensor (N, …) that is really sent;
+    ``wire``: the same graph, ending at the uint8 tensor (N, …) that is really sent, below
+    2^``boundary_bits``;
     ``float32(wire_scale) · (wire − wire_zero_point)`` is ``float_boundary`` bit for bit.
     ``qparams``: of every quantized activation, by node name, in graph order.
     ``float_nodes``: every computing node that stays float; quantize, dequantize and taking a part
@@ -104,7 +106,10 @@ def qnnpack_engine() -> Iterator[None]:
 
 
 def quantize_edge(
-    edge: fx.GraphModule, calibration: Sequence[Tensor], recipe: ExportRecipe
+    edge: fx.GraphModule,
+    calibration: Sequence[Tensor],
+    recipe: ExportRecipe,
+    server: nn.Module | None = None,
 ) -> QuantizedEdge:
     """Quantize an edge to INT8 with scales observed on the calibration images.
 
@@ -114,6 +119,8 @@ def quantize_edge(
         edge: FP32 edge of ``baseline.split``; it is copied, not changed.
         calibration: preprocessed batches of shape (n, 3, S, S), float32.
         recipe: which observers watch weights and activations.
+        server: FP32, boundary → logits (N, K). Without it ``fisher`` observers weigh all channels
+            alike and no range is refined.
 
     Raises:
         ExportError: no calibration images, a weight or image that is NaN or infinite, or an
@@ -123,9 +130,11 @@ def quantize_edge(
     images = _calibration_images(calibration)
     _refuse_non_finite_weights(edge)
     with qnnpack_engine(), _quiet_torch(), torch.no_grad():
-        converted = _prepare_and_convert(copy.deepcopy(edge).eval(), images, recipe)
+        converted = _prepare_and_convert(copy.deepcopy(edge).eval(), images, recipe, server)
         _clamp_contiguous_tensors_only(converted)
         last = _end_quantized(converted, images, recipe)
+        if recipe.boundary_bits < 8:
+            last = narrow_boundary(converted, _batches(images), recipe.boundary_bits)
         values = _observe(converted, images[:1])
         wire_tensor = values[last.name]
         return QuantizedEdge(
@@ -156,29 +165,51 @@ def _refuse_non_finite_weights(edge: nn.Module) -> None:
 def _qconfig_mapping(recipe: ExportRecipe) -> QConfigMapping:
     # The default mapping knows the operators with fixed scales (sigmoid, tanh, softmax …).
     mapping = get_default_qconfig_mapping(ENGINE)
-    mapping.set_global(_qconfig(recipe, recipe.weight_observer))
+    mapping.set_global(_qconfig(recipe.weight_observer))
     for kind in _PER_TENSOR_ONLY:
-        mapping.set_object_type(kind, _qconfig(recipe, "per-tensor"))
+        mapping.set_object_type(kind, _qconfig("per-tensor"))
     return mapping
 
 
-def _qconfig(recipe: ExportRecipe, weight_observer: str) -> QConfig:
-    activation = _ACTIVATIONS[recipe.activation_observer]
-    return QConfig(activation, _WEIGHTS[weight_observer])  # type: ignore[no-untyped-call]
+def _qconfig(weight_observer: str) -> QConfig:
+    return QConfig(_ACTIVATION, _WEIGHTS[weight_observer])  # type: ignore[no-untyped-call]
 
 
 def _prepare_and_convert(
-    edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe
+    edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe, server: nn.Module | None
 ) -> fx.GraphModule:
     try:
         prepared = prepare_fx(edge, _qconfig_mapping(recipe), (images[:1],))
-        for batch in _batches(images):
-            prepared(batch)
+        place_observers(prepared, recipe.observer_of)
+        if server is not None and recipe.uses("fisher"):
+            weigh_channels(prepared, server, images)
+        _calibrate(prepared, images)
+        if server is not None and recipe.refined_tensors:
+            refine_ranges(prepared, server, images, recipe.refined_tensors)
+        means = _float_means(prepared, images) if recipe.bias_correction else None
         converted = convert_fx(prepared)
+        if means is not None:
+            correct_biases(converted, means, images)
         converted(images[:1])
     except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
         raise ExportError(f"torch cannot quantize this edge: {error}") from error
     return converted
+
+
+def _float_means(prepared: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
+    with passing(observers_of(prepared).values()):
+        return output_means(prepared, images)
+
+
+def _calibrate(prepared: fx.GraphModule, images: Tensor) -> None:
+    for batch in _batches(images):
+        prepared(batch)
+    observers = observers_of(prepared).values()
+    for observer in observers:
+        observer.count_now()
+    if any(observer.needs_second_pass for observer in observers):
+        for batch in _batches(images):
+            prepared(batch)
 
 
 def _batches(images: Tensor) -> Iterator[Tensor]:
@@ -214,7 +245,7 @@ def _end_quantized(module: fx.GraphModule, images: Tensor, recipe: ExportRecipe)
     if _is_dequantize(last):
         return last.all_input_nodes[0]
     # The last operator stays float: the tensor that is sent is quantized all the same.
-    observer = _ACTIVATIONS[recipe.activation_observer]()
+    observer = RangeObserver(method=recipe.activation_observer, dtype=torch.quint8)
     for batch in _batches(images):
         observer(module(batch))
     scale, zero_point = observer.calculate_qparams()

@@ -161,7 +161,7 @@ def _cluster_backend(client: Any) -> Any:
 
     class OnWorkersOnly(DaskDistributedBackend):  # type: ignore[misc]
         def effective_n_jobs(self, n_jobs: int) -> int:
-            return max(2, super().effective_n_jobs(n_jobs))
+            return max(2, int(super().effective_n_jobs(n_jobs)))
 
     return OnWorkersOnly(client=client)
 

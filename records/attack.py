@@ -14,15 +14,23 @@ from msgspec import Meta
 from records.manifest import SetRecord, Sha256
 from records.recipe import AttackRecipe
 
-SCHEMA = "edgeveil.attack/1"
+SCHEMA = "edgeveil.attack/2"
 RECORD_NAME = "attack.json"
 
 #: The PSNR given to an exact reconstruction, in dB (an MSE of 1e-10 of the squared data range).
 PSNR_CAP_DB = 100.0
 
-Level = Literal["A0", "A1"]
+Level = Literal["A0", "A1", "A2", "A3", "A4"]
 Verdict = Literal["HOLDS", "DENIED", "INCONCLUSIVE"]
-Start = Literal["constant", "closed-form", "scratch", "fine-tuned", "unchanged"]
+Start = Literal[
+    "constant",
+    "closed-form",
+    "scratch",
+    "fine-tuned",
+    "unchanged",
+    "a1-output",
+    "mean-image",
+]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,10 +70,15 @@ class Reconstruction(Part, frozen=True, kw_only=True):
 
 
 class Candidate(Part, frozen=True, kw_only=True):
-    """One decoder that was tried for a level; the one with the lowest validation loss is used.
+    """One thing that was tried for a level; the one with the lowest validation loss is used.
 
+    For A0, A1, A3 and A4 it is a decoder.
     ``start``: ``constant`` (the mean image) and ``closed-form`` (ridge regression) are not trained
     by gradients; ``scratch`` and ``fine-tuned`` are; ``unchanged`` is the A0 decoder as it is.
+    For A2 it is a setting of the descent on the image: from ``a1-output`` or ``mean-image``, or
+    A1's output ``unchanged``; capacity ``image``, ``parameters`` pixel values, ``epochs``
+    iterations; ``noise`` the variance that features are trusted to, as a share of their own,
+    ``tv`` the weight of the total variation; tried on held-out attacker images.
     ``val_loss``: MSE on the held-out attacker images after each epoch; the weights of
     ``best_epoch`` (0-based) are kept.
     """
@@ -78,17 +91,42 @@ class Candidate(Part, frozen=True, kw_only=True):
     best_val_loss: float
     val_loss: tuple[float, ...]
     stopped: Literal["patience", "max-epochs", "not-trained"]
+    noise: float | None = None
+    tv: float | None = None
     seconds: float
 
 
+class Recovery(Part, frozen=True, kw_only=True):
+    """What is recovered beside the pixels, as shares 0–1 of the first ``probes`` reconstructions.
+
+    ``reidentified``: the nearest by MSE of the first ``gallery`` originals is the right one
+    (guessing finds 1 / ``gallery``). ``label_top1``: the whole FP32 network, shown the
+    reconstruction, gives the victim's true class; ``label_agreement``: the class that it gives the
+    original.
+    """
+
+    probes: Annotated[int, Meta(ge=1)]
+    gallery: Annotated[int, Meta(ge=1)]
+    reidentified: float
+    label_top1: float
+    label_agreement: float
+
+
 class LevelResult(Part, frozen=True, kw_only=True):
-    """One attacker level with one attacker seed; ``chosen`` indexes ``candidates``."""
+    """One attacker level with one attacker seed; ``chosen`` indexes ``candidates``.
+
+    ``queries``: the training pairs of A3, None for the other levels. ``victims``: how many, the
+    first ones, were attacked: A2's cost is per image.
+    """
 
     level: Level
     seed: int
+    queries: int | None
+    victims: Annotated[int, Meta(ge=1)]
     chosen: Annotated[int, Meta(ge=0)]
     candidates: tuple[Candidate, ...]
     result: Reconstruction
+    recovery: Recovery
 
 
 class WorstImage(Part, frozen=True, kw_only=True):
@@ -104,9 +142,11 @@ class ArtifactAttack(Part, frozen=True, kw_only=True):
     ``name``: the artifact's name, or ``eager_int8`` for the eager reference. ``features_sha256``
     is over the outputs for attacker and victim images; ``same_outputs_as`` names the earlier
     artifact with identical outputs, whose decoders therefore serve both. ``strongest``: the level
-    with the higher mean PSNR over seeds; ``max_leak_db`` is its ``leak_db``.
-    ``per_image_db``: the strongest level's PSNR of each victim in victim order, averaged over
-    seeds, rounded to 0.01 dB.
+    with the highest mean PSNR over seeds; ``max_leak_db`` is its ``leak_db``. For A2, which attacks
+    the first victims only, the mean over all victims is estimated: A1's over all victims plus A2's
+    mean gain over A1 on the same images (a difference estimator; Cochran 1977, ch. 7).
+    ``per_image_db``: the strongest level's PSNR of each attacked victim in victim order, averaged
+    over seeds, rounded to 0.01 dB.
     """
 
     name: str
@@ -142,13 +182,20 @@ class Controls(Part, frozen=True, kw_only=True):
 
     ``floor``: every victim "reconstructed" as the attacker set's mean image. ``mean_colour``: each
     victim's own mean colour (for scale, not an attack). ``ceiling``: the same attack code
-    on a pass-through edge.
+    on a pass-through edge. ``logits``: by artifact, the server's answers to its outputs attacked
+    in the place of the boundary: whatever they leak, no defence of the boundary can hide.
+    ``bits16``: a decoder trained on FP32 features quantized to 16 bits. Both are of the smallest
+    capacity and the first seed, and empty where the recipe leaves them out.
+    ``original_top1``: share of the original victims whose true class the whole FP32 network finds.
     """
 
     floor: Reconstruction
     mean_colour: Reconstruction
     ceiling: Reconstruction
     ceiling_candidates: tuple[Candidate, ...]
+    logits: dict[str, Reconstruction]
+    bits16: Reconstruction | None
+    original_top1: float
     gates: tuple[Gate, ...]
 
 
@@ -177,7 +224,11 @@ class Picture(Part, frozen=True, kw_only=True):
 
 
 class AttackData(Part, frozen=True, kw_only=True):
-    """The image sets as attacked: after the limits of the command line, if any."""
+    """The image sets as attacked: after the limits of the command line, if any.
+
+    ``ood``: A4's auxiliary images and their source, None where A4 was not run.
+    ``left_out_budgets``: query budgets that are not below the attacker's set; A1 stands for them.
+    """
 
     source: str
     native_size: int
@@ -185,6 +236,9 @@ class AttackData(Part, frozen=True, kw_only=True):
     attacker: SetRecord
     victim: SetRecord
     validation_images: int
+    ood_source: str | None
+    ood: SetRecord | None
+    left_out_budgets: tuple[int, ...]
 
 
 class AttackRecord(Part, frozen=True, kw_only=True):
@@ -197,7 +251,7 @@ class AttackRecord(Part, frozen=True, kw_only=True):
     ``drift``: each artifact against eager INT8, |Δ recon_psnr_db| by level.
     """
 
-    schema: Literal["edgeveil.attack/1"] = "edgeveil.attack/1"
+    schema: Literal["edgeveil.attack/2"] = "edgeveil.attack/2"
     bundle_id: Sha256
     split: str
     boundary_shape: tuple[int, ...]

@@ -71,14 +71,17 @@ class CompressedSize(BenchPart, frozen=True, kw_only=True):
 class WireSize(BenchPart, frozen=True, kw_only=True):
     """Bytes per image on the wire, beside the image itself.
 
-    ``raw_bytes``: the uint8 boundary tensor. ``float_bytes``: the same boundary in FP32.
-    ``image_bytes``: the stored H·W·3 uint8 image. ``compressed`` and ``image_compressed``:
-    over real victim images through ``artifact``; None when there were none, and then
-    ``not_measured`` says why.
+    ``raw_bytes``: the uint8 boundary tensor, one value a byte. ``bits``: of each value.
+    ``packed_bytes``: the same without unused bits (docs/wire-format.md). ``float_bytes``: the
+    same boundary in FP32. ``image_bytes``: the stored H·W·3 uint8 image. ``compressed`` (of the
+    packed tensor) and ``image_compressed``: over real victim images through ``artifact``; None
+    when there were none, and then ``not_measured`` says why.
     """
 
     shape: tuple[int, ...]
     raw_bytes: Bytes
+    bits: Annotated[int, Meta(ge=1, le=8)] = 8
+    packed_bytes: Bytes
     float_bytes: Bytes
     image_bytes: Bytes
     artifact: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
@@ -48,12 +49,26 @@ class Preprocessing(Part, frozen=True, kw_only=True):
 
 
 class WireTensor(Part, frozen=True, kw_only=True):
-    """The uint8 tensor that is sent: real value = scale · (q − zero_point)."""
+    """The uint8 tensor that is sent: real value = scale · (q − zero_point), 0 ≤ q < 2^bits.
+
+    Its values may travel packed, ``bits`` each (docs/wire-format.md).
+    """
 
     shape: Annotated[tuple[Dimension, ...], Meta(min_length=1, max_length=4)]
     scale: Annotated[float, Meta(gt=0.0)]
     zero_point: Annotated[int, Meta(ge=0, le=255)]
+    bits: Literal[8, 6, 4, 3, 2, 1] = 8
     dtype: Literal["uint8"] = "uint8"
+
+    @property
+    def largest(self) -> int:
+        """The largest q, 2^bits − 1."""
+        return (1 << self.bits) - 1
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of one packed image: ceil(values · bits / 8)."""
+        return -(-math.prod(self.shape) * self.bits // 8)
 
 
 class Artifact(Part, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ Mode = Literal["qnnpack", "default", "precise", "optimizations-off"]
 GateName = Literal[
     "lite_max_lsb",
     "onnx_share_within_1_lsb",
+    "onnx_share_identical",
     "top1_agreement",
     "accuracy_drop_points",
     "convolutions_fused",

@@ -19,6 +19,9 @@ Count = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, lt=2**31)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
+ActivationObserver = Literal["min-max", "histogram", "percentile", "mse", "fisher"]
+Capacity = Literal["small", "medium", "large"]
+CostlyControl = Literal["logits", "bits16"]
 
 
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
@@ -50,14 +53,7 @@ class DataRecipe(Section, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse an unknown source."""
-        kind, _, where = self.source.partition(":")
-        if kind not in {"photos", "cifar100", "npz", "folder"}:
-            raise ValueError(
-                f"data source {self.source!r} is unknown: use photos, cifar100[:ROOT], npz:FILE "
-                "or folder:DIR"
-            )
-        if kind in {"npz", "folder"} and not where:
-            raise ValueError(f"data source {kind!r} needs a path: {kind}:PATH")
+        _refuse_unknown_source(self.source)
 
 
 class ModelRecipe(Section, frozen=True, kw_only=True):
@@ -96,13 +92,23 @@ class TrainRecipe(Section, frozen=True, kw_only=True):
 
 
 class ExportRecipe(Section, frozen=True, kw_only=True):
-    """Where the network is cut and how the edge is quantized (FX graph mode, engine qnnpack)."""
+    """Where the network is cut and how the edge is quantized (FX graph mode, engine qnnpack).
+
+    ``observers``: another method than ``activation_observer`` for single tensors, by the path of
+    the module that makes them. ``refined_tensors``: for so many of the most harmful tensors the
+    range is fitted to the loss of the whole network. ``bias_correction``: takes back the mean error
+    of every channel. ``boundary_bits``: of the tensor that is sent; weights and inner activations
+    keep 8.
+    """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
     weight_observer: Literal["per-channel", "per-tensor"] = "per-channel"
-    activation_observer: Literal["min-max", "histogram"] = "histogram"
-    opset: Annotated[int, Meta(ge=17, le=21)] = 17
+    activation_observer: ActivationObserver = "histogram"
+    observers: dict[str, ActivationObserver] = {}
+    refined_tensors: Annotated[int, Meta(ge=0)] = 0
+    bias_correction: bool = False
     boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
+    opset: Annotated[int, Meta(ge=17, le=21)] = 17
 
     def __post_init__(self) -> None:
         """Refuse a split that is no module path, and the same split twice."""
@@ -111,6 +117,14 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
                 raise ValueError(f"split {split!r} is not a module path such as features.3")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError("the same split is named twice")
+
+    def uses(self, observer: ActivationObserver) -> bool:
+        """Return whether any tensor is watched by this method."""
+        return observer in {self.activation_observer, *self.observers.values()}
+
+    def observer_of(self, tensor: str) -> ActivationObserver:
+        """Return the method of the tensor that a module path or graph node makes."""
+        return self.observers.get(tensor, self.activation_observer)
 
 
 class CheckRecipe(Section, frozen=True, kw_only=True):
@@ -141,28 +155,66 @@ class BenchRecipe(Section, frozen=True, kw_only=True):
 
 
 class AttackRecipe(Section, frozen=True, kw_only=True):
-    """The attackers and the pre-registered margin of the verdict, in dB of ``recon_psnr_db``."""
+    """The attackers and the pre-registered margin of the verdict, in dB of ``recon_psnr_db``.
 
-    levels: Annotated[tuple[Literal["A0", "A1"], ...], Meta(min_length=1)] = ("A0", "A1")
+    ``white_box_images``: A2 attacks the first so many victims, with ``white_box_iterations`` steps.
+    ``query_budgets``: training pairs of A3; those that are not below the attacker's images are left
+    out, A1 stands for them. ``ood_source``: where A4's auxiliary images come from, as
+    ``data.source``. ``controls``: those that cost trainings of their own.
+    """
+
+    levels: Annotated[tuple[Literal["A0", "A1", "A2", "A3", "A4"], ...], Meta(min_length=1)] = (
+        "A0",
+        "A1",
+    )
     margin_db: Positive = 3.0
     confidence: Annotated[float, Meta(gt=0.5, lt=1.0)] = 0.95
     bootstrap_resamples: Annotated[int, Meta(ge=100)] = 2000
     drift_tolerance_db: Positive = 0.1
     ceiling_db: Positive = 40.0
     seeds: Annotated[tuple[Seed, ...], Meta(min_length=1)] = (0,)
-    capacities: Annotated[tuple[Literal["small", "large"], ...], Meta(min_length=1)] = ("small",)
+    capacities: Annotated[tuple[Capacity, ...], Meta(min_length=1)] = ("small",)
     max_epochs: Count = 30
     patience: Count = 3
     batch_size: Count = 256
-    learning_rate: Positive = 2e-3
+    learning_rate: Positive = 4e-3
     validation_share: Annotated[float, Meta(gt=0.0, lt=0.5)] = 0.1
+    white_box_images: Count = 64
+    white_box_iterations: Count = 300
+    query_budgets: Annotated[tuple[Annotated[int, Meta(ge=2)], ...], Meta(min_length=1)] = (
+        100,
+        1000,
+        10_000,
+        50_000,
+    )
+    ood_source: str = "photos"
+    controls: tuple[CostlyControl, ...] = ("logits", "bits16")
 
     def __post_init__(self) -> None:
-        """Refuse a list of levels without A0: A1 is fine-tuned from it."""
+        """Refuse levels without those that they are built on, and lists in no order."""
         if "A0" not in self.levels:
             raise ValueError(
                 "levels must contain A0: the FP32 baseline of the verdict is its decoder"
             )
+        for level in ("A2", "A3"):
+            if level in self.levels and "A1" not in self.levels:
+                raise ValueError(f"levels with {level} must contain A1: it is measured against it")
+        if len(set(self.levels)) != len(self.levels):
+            raise ValueError("the same level is named twice")
+        if sorted(set(self.query_budgets)) != list(self.query_budgets):
+            raise ValueError("query_budgets must ascend")
+        _refuse_unknown_source(self.ood_source)
+
+
+def _refuse_unknown_source(source: str) -> None:
+    kind, _, where = source.partition(":")
+    if kind not in {"photos", "cifar100", "npz", "folder"}:
+        raise ValueError(
+            f"data source {source!r} is unknown: use photos, cifar100[:ROOT], npz:FILE "
+            "or folder:DIR"
+        )
+    if kind in {"npz", "folder"} and not where:
+        raise ValueError(f"data source {kind!r} needs a path: {kind}:PATH")
 
 
 class Recipe(Section, frozen=True, kw_only=True):

@@ -56,11 +56,15 @@ class ArtifactFigures(ResultsPart, frozen=True, kw_only=True):
 
 
 class SplitFigures(ResultsPart, frozen=True, kw_only=True):
-    """One cut. ``floor_db`` is the mean image's PSNR, ``image_bytes`` a stored image's size."""
+    """One cut. ``floor_db`` is the mean image's PSNR, ``image_bytes`` a stored image's size.
+
+    ``wire_bytes``: of the boundary of one image, packed to ``wire_bits`` a value.
+    """
 
     split: str
     bundle_id: Sha256
     boundary_shape: tuple[int, ...]
+    wire_bits: int = 8
     wire_bytes: int
     image_bytes: int
     margin_db: float

@@ -9,6 +9,7 @@ from records.attack import (
     AttackRecord,
     Candidate,
     Gate,
+    Level,
     LevelResult,
     Reconstruction,
 )
@@ -26,7 +27,7 @@ from report.document import (
     columns,
     text,
 )
-from report.leaks import find_artifact, floor_db, results_of
+from report.leaks import find_artifact, floor_db, mean_psnr_db, query_curve, results_of
 from report.load import RunRecords, SplitRecords, StoredPicture
 from report.units import (
     NONE,
@@ -42,6 +43,15 @@ from report.units import (
     small,
 )
 from report.wording import TONES
+
+_WHITE_BOX_NOTE = (
+    " A2 attacks the first victims only; in the verdict its mean over all victims is A1's plus "
+    "A2's gain over A1 on the same images."
+)
+_DESCENT_NOTE = (
+    " A2's rows are settings of the descent on the image, tried on held-out attacker images; its "
+    "parameters are pixel values, its epochs iterations."
+)
 
 
 def pictures_section(run: RunRecords, relative: dict[Path, str]) -> Section:
@@ -118,9 +128,9 @@ def _distribution(record: AttackRecord, group: list[ArtifactAttack]) -> Picture:
     baseline = find_artifact(record, record.baseline)
     lines: list[tuple[str, LevelResult]] = []
     if baseline is not None:
-        lines += [("FP32 features", r) for r in results_of(baseline, baseline.strongest)[:1]]
-    for level in ("A0", "A1"):
-        lines += [(f"INT8, {level}", r) for r in results_of(artifact, level)[:1]]
+        lines += [("FP32 features", r) for r in _most_queries(baseline, baseline.strongest)]
+    for level in dict.fromkeys(r.level for r in artifact.levels):
+        lines += [(f"INT8, {level}", r) for r in _most_queries(artifact, level)]
     series = [
         plots.Series(
             label, r.result.histogram.first_db, r.result.histogram.bin_db, r.result.histogram.counts
@@ -141,6 +151,13 @@ def _distribution(record: AttackRecord, group: list[ArtifactAttack]) -> Picture:
             f"{names}; further right is a better reconstruction."
         ),
     )
+
+
+def _most_queries(artifact: ArtifactAttack, level: Level) -> tuple[LevelResult, ...]:
+    """Return a level's result with the first seed and the most training pairs; or none."""
+    results = results_of(artifact, level)
+    first = [r for r in results if r.seed == results[0].seed]
+    return tuple(sorted(first, key=lambda r: r.queries or 0)[-1:])
 
 
 def _attack(records: SplitRecords) -> list[Block]:
@@ -164,6 +181,9 @@ def _attack(records: SplitRecords) -> list[Block]:
         Paragraph(as_sentence(f"Decoder: {record.decoder}")),
         _verdict_table(record),
         _leak_table(record),
+        *_budget_blocks(record),
+        *_foreign_blocks(record),
+        _recovery_table(record),
         _control_table(record),
         _gate_table("Controls with their gates", record.controls.gates),
         _drift_table(record),
@@ -219,21 +239,110 @@ def _leak_table(record: AttackRecord) -> Table:
         note=(
             "recon_psnr_db is the mean over images (low is private); the pooled figure comes from "
             "the MSE pooled over images. leak_db is recon_psnr_db minus the floor's."
+            + (_WHITE_BOX_NOTE if "A2" in record.recipe.levels else "")
         ),
     )
 
 
+def _budget_blocks(record: AttackRecord) -> list[Block]:
+    """Return the curve over query budgets, and what was left out of it."""
+    curves = [
+        (artifact, query_curve(artifact))
+        for artifact in record.artifacts
+        if artifact.same_outputs_as is None
+    ]
+    budgets = [queries for queries, _ in curves[0][1]] if curves else []
+    blocks: list[Block] = []
+    if budgets:
+        blocks.append(
+            Table(
+                caption="Query budgets: recon_psnr_db by the attacker's training pairs (A3)",
+                columns=columns(
+                    "Artifact",
+                    *(f">{count(queries)}" for queries in budgets),
+                    f">{count(record.data.attacker.count)} (A1)",
+                ),
+                rows=tuple(
+                    (
+                        code(artifact.name),
+                        *(text(decibels(db)) for _, db in curve),
+                        text(decibels(mean_psnr_db(artifact, "A1"))),
+                    )
+                    for artifact, curve in curves
+                ),
+                note="A3 trains decoders of the smallest capacity.",
+            )
+        )
+    if record.data.left_out_budgets:
+        left = ", ".join(count(queries) for queries in record.data.left_out_budgets)
+        blocks.append(
+            Paragraph(
+                f"Query budgets of {left} were left out: the attacker has "
+                f"{count(record.data.attacker.count)} images, and A1 learns from all of them."
+            )
+        )
+    return blocks
+
+
+def _foreign_blocks(record: AttackRecord) -> list[Block]:
+    data = record.data
+    if data.ood is None:
+        return []
+    return [Paragraph(f"A4 learns from {count(data.ood.count)} images of {data.ood_source}.")]
+
+
+def _recovery_table(record: AttackRecord) -> Table:
+    return Table(
+        caption="What else is recovered",
+        columns=columns(
+            "Artifact",
+            "Attacker",
+            ">Re-identified (rank-1)",
+            ">Of so many",
+            ">True label",
+            ">Label of the original",
+            ">Reconstructions",
+        ),
+        rows=tuple(_recovered(a, r) for a in record.artifacts for r in a.levels),
+        note=(
+            "Re-identified: the nearest original by MSE is the right one. True label: the whole "
+            "FP32 network, shown the reconstruction, finds the victim's class; of the originals it "
+            f"finds {percent(record.controls.original_top1, 1)}."
+        ),
+    )
+
+
+def _recovered(artifact: ArtifactAttack, result: LevelResult) -> tuple[Cell, ...]:
+    recovery = result.recovery
+    return (
+        code(artifact.name),
+        text(_attacker(artifact, result)),
+        text(percent(recovery.reidentified, 1)),
+        text(count(recovery.gallery)),
+        text(percent(recovery.label_top1, 1)),
+        text(percent(recovery.label_agreement, 1)),
+        text(count(recovery.probes)),
+    )
+
+
 def _leak(artifact: ArtifactAttack, result: LevelResult) -> tuple[Cell, ...]:
-    seed = f", seed {result.seed}" if _seeds(artifact) > 1 else ""
-    strongest = " (strongest)" if result.level == artifact.strongest else ""
     mode = f", {artifact.runtime_mode}" if artifact.runtime_mode else ""
     return (
         code(artifact.name),
-        text(f"{result.level}{strongest}{seed}"),
+        text(_attacker(artifact, result)),
         *_figures(result.result),
         text(decibels(result.result.leak_db)),
         text(artifact.runtime + mode),
     )
+
+
+def _attacker(artifact: ArtifactAttack, result: LevelResult) -> str:
+    strongest = " (strongest)" if result.level == artifact.strongest else ""
+    queries = "" if result.queries is None else f", {count(result.queries)} pairs"
+    most = max(r.victims for r in artifact.levels)
+    few = f", {count(result.victims)} victims" if result.victims < most else ""
+    seed = f", seed {result.seed}" if _seeds(artifact) > 1 else ""
+    return f"{result.level}{strongest}{queries}{few}{seed}"
 
 
 def _seeds(artifact: ArtifactAttack) -> int:
@@ -252,11 +361,17 @@ def _figures(result: Reconstruction) -> tuple[Cell, ...]:
 
 def _control_table(record: AttackRecord) -> Table:
     controls = record.controls
-    rows = (
+    rows = [
         ("floor", "the attacker set's mean image", controls.floor),
         ("mean colour", "each victim's own mean colour, for scale", controls.mean_colour),
         ("ceiling", "the same attack code on a pass-through edge", controls.ceiling),
-    )
+        *(
+            ("logits", f"the server's answers to {name}, in the place of the boundary", found)
+            for name, found in controls.logits.items()
+        ),
+    ]
+    if controls.bits16 is not None:
+        rows.append(("16 bits", f"{record.baseline} rounded to 16 bits", controls.bits16))
     return Table(
         caption="What to read the figures against",
         columns=columns(
@@ -326,7 +441,10 @@ def _decoder_table(record: AttackRecord) -> Table:
             ">Time of all",
         ),
         rows=tuple(rows),
-        note="Artifacts with the outputs of another share its decoders.",
+        note=(
+            "Artifacts with the outputs of another share its decoders."
+            + (_DESCENT_NOTE if "A2" in record.recipe.levels else "")
+        ),
     )
 
 

@@ -31,6 +31,7 @@ from report.load import RunRecords
 from report.units import (
     NONE,
     as_sentence,
+    bit_width,
     count,
     interval,
     milliseconds,
@@ -189,8 +190,13 @@ def _wire_table(wire: WireSize) -> Table:
         (text(f"boundary in FP32, {shape(wire.shape)}"), text(size(wire.float_bytes)), text("")),
         (text(f"boundary in uint8, {shape(wire.shape)}"), text(size(wire.raw_bytes)), text("")),
     ]
+    compressed_name = "boundary in uint8, compressed"
+    if wire.bits < 8:
+        packed = f"boundary packed, {bit_width(wire.bits)} a value"
+        rows.append((text(packed), text(size(wire.packed_bytes)), text("")))
+        compressed_name = f"{packed}, compressed"
     if wire.compressed is not None:
-        rows.append(_compressed("boundary in uint8, compressed", wire.compressed))
+        rows.append(_compressed(compressed_name, wire.compressed))
     if wire.image_compressed is not None:
         rows.append(_compressed("image, compressed", wire.image_compressed))
     note = "" if wire.artifact is None else f"Compressed: real outputs of {wire.artifact}."

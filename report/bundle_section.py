@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from records.manifest import Artifact, Manifest
+from records.manifest import Artifact, Manifest, WireTensor
 from report.document import Block, Cell, Heading, Paragraph, Section, Table, code, columns, text
 from report.load import RunRecords
-from report.units import NONE, count, number, shape, short_hash, size
+from report.units import NONE, bit_width, count, number, shape, short_hash, size
 
 
 def bundle_section(run: RunRecords) -> Section:
@@ -30,7 +30,8 @@ def _bundle(manifest: Manifest) -> list[Block]:
     return [
         Paragraph(
             f"Input {shape(manifest.input.shape)} float32; boundary "
-            f"{shape(manifest.boundary.shape)} = {count(values)} values. What is sent is uint8: "
+            f"{shape(manifest.boundary.shape)} = {count(values)} values. What is sent is uint8"
+            f"{_sent_bits(wire)}: "
             f"real value = {number(wire.scale, 6)} × (q − {wire.zero_point}). Quantized by FX "
             f"graph mode PTQ, engine {manifest.engine}; {len(manifest.qparams)} quantized "
             "tensors, each with one scale and zero point that both formats share."
@@ -55,6 +56,15 @@ def _bundle(manifest: Manifest) -> list[Block]:
             ),
         ),
     ]
+
+
+def _sent_bits(wire: WireTensor) -> str:
+    if wire.bits == 8:
+        return ""
+    return (
+        f" from 0 to {wire.largest}, {bit_width(wire.bits)} a value, {size(wire.packed_bytes)} per "
+        "image when packed (docs/wire-format.md)"
+    )
 
 
 def _artifact(artifact: Artifact) -> tuple[Cell, ...]:

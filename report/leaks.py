@@ -7,6 +7,9 @@ from records.attack import ArtifactAttack, AttackRecord, Level, LevelResult
 ATTACKERS: dict[Level, str] = {
     "A0": "an attacker who reuses a decoder trained on FP32 features",
     "A1": "an attacker who retrains on the artifact's own outputs",
+    "A2": "an attacker who knows its weights and descends on the image",
+    "A3": "an attacker who may run it on few images",
+    "A4": "an attacker who has images of another source only",
 }
 
 
@@ -21,9 +24,23 @@ def results_of(artifact: ArtifactAttack, level: Level) -> tuple[LevelResult, ...
 
 
 def mean_psnr_db(artifact: ArtifactAttack, level: Level) -> float | None:
-    """Return the level's mean ``recon_psnr_db`` over victims and seeds, None when not run."""
-    means = [r.result.recon_psnr_db.mean for r in results_of(artifact, level)]
+    """Return the level's mean ``recon_psnr_db`` over its victims and seeds, None when not run.
+
+    Of A3's query budgets the largest counts.
+    """
+    results = results_of(artifact, level)
+    most = max((r.queries or 0 for r in results), default=0)
+    means = [r.result.recon_psnr_db.mean for r in results if (r.queries or 0) == most]
     return sum(means) / len(means) if means else None
+
+
+def query_curve(artifact: ArtifactAttack) -> tuple[tuple[int, float], ...]:
+    """Return A3's training pairs and mean ``recon_psnr_db`` over seeds, ascending."""
+    found: dict[int, list[float]] = {}
+    for result in results_of(artifact, "A3"):
+        if result.queries is not None:
+            found.setdefault(result.queries, []).append(result.result.recon_psnr_db.mean)
+    return tuple((queries, sum(db) / len(db)) for queries, db in sorted(found.items()))
 
 
 def baseline_psnr_db(record: AttackRecord) -> float | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import fmean
-
 from records.attack import ArtifactAttack, AttackRecord, Level
 from records.bench import BenchRecord
 from records.errors import InputError
@@ -16,6 +14,7 @@ from records.results import (
     SpeedFigures,
     SplitFigures,
 )
+from report.leaks import mean_psnr_db
 from report.load import RunRecords, SplitRecords
 
 #: Libraries without which the figures could not be had again.
@@ -57,7 +56,8 @@ def _split(records: SplitRecords, manifest: Manifest) -> SplitFigures:
         split=manifest.split,
         bundle_id=manifest.bundle_id,
         boundary_shape=manifest.boundary.shape,
-        wire_bytes=_product(manifest.wire.shape),
+        wire_bits=manifest.wire.bits,
+        wire_bytes=manifest.wire.packed_bytes,
         image_bytes=native * native * 3,
         margin_db=manifest.recipe.attack.margin_db,
         floor_db=None if attack is None else attack.controls.floor.recon_psnr_db.mean,
@@ -134,14 +134,9 @@ def _attack(name: str, attack: AttackRecord | None) -> AttackFigures | None:
 
 
 def _psnr_by_level(row: ArtifactAttack) -> dict[Level, float]:
-    levels: dict[Level, list[float]] = {}
-    for level in row.levels:
-        levels.setdefault(level.level, []).append(level.result.recon_psnr_db.mean)
-    return {level: fmean(values) for level, values in levels.items()}
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
+    found: dict[Level, float] = {}
+    for level in dict.fromkeys(result.level for result in row.levels):
+        mean = mean_psnr_db(row, level)
+        if mean is not None:
+            found[level] = mean
+    return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from records import codec, files
 from records.errors import InputError
 from records.results import ArtifactFigures, Results, SplitFigures
+from report.units import bit_width
 
 _HEAD = (
     "| artifact | weights | file | top-1 (drop) | same as eager INT8 | p50, 1 thread | "
@@ -69,10 +70,11 @@ def _split_markdown(split: SplitFigures, results: Results) -> str:
 
 def _basis(split: SplitFigures, results: Results) -> str:
     shape = "×".join(map(str, split.boundary_shape))
+    bits = "" if split.wire_bits == 8 else f" at {bit_width(split.wire_bits)}"
     parts = [
         f"data `{results.data}`, {split.attacker_images:,} attacker images, "
         f"{split.victims:,} victims, {len(split.attacker_seeds)} attacker seed(s)",
-        f"boundary {shape} = {split.wire_bytes:,} bytes sent, image {split.image_bytes:,}",
+        f"boundary {shape}{bits} = {split.wire_bytes:,} bytes sent, image {split.image_bytes:,}",
     ]
     if split.floor_db is not None and split.ceiling_db is not None:
         parts.append(
@@ -91,7 +93,7 @@ def _row(artifact: ArtifactFigures, fp32: ArtifactFigures | None, split: SplitFi
         _size(artifact.weight_bytes, None if fp32 is None else fp32.weight_bytes),
         _size(artifact.file_bytes, None if fp32 is None else fp32.file_bytes),
         _accuracy(artifact),
-        _parity(artifact),
+        _parity(artifact, split),
         _latency(artifact, split),
         _speed(artifact),
         _psnr(artifact, "A0"),
@@ -122,11 +124,14 @@ def _accuracy(artifact: ArtifactFigures) -> str:
     return f"{top1} ({drop:.2f} [{low:.2f}, {high:.2f}])"
 
 
-def _parity(artifact: ArtifactFigures) -> str:
+def _parity(artifact: ArtifactFigures, split: SplitFigures) -> str:
     if artifact.share_identical is None or artifact.share_within_1_lsb is None:
         return "–"
     if artifact.share_identical == 1.0:
         return "bit for bit"
+    if split.wire_bits < 8:
+        # A step is coarse there, and at 1 bit no two values differ by more than one.
+        return f"{100 * artifact.share_identical:.2f} % identical, max {artifact.max_lsb} LSB"
     return f"{100 * artifact.share_within_1_lsb:.2f} % within 1 LSB, max {artifact.max_lsb}"
 
 

@@ -108,7 +108,7 @@ def _row(records: SplitRecords, name: str) -> _Row:
         file=_file(next((p for p in pairs if p[0].name == name), None)),
         latency=NONE if records.bench is None else _latency(records.bench, name),
         top1=NONE if checked is None else _top1(checked),
-        parity=NONE if checked is None else _parity(checked),
+        parity=NONE if checked is None else _parity(checked, _wire_bits(records)),
         leak=NONE if records.attack is None else _leak(records.attack, name),
         verdict="not run" if records.attack is None else _verdict(records.attack, name),
     )
@@ -147,13 +147,18 @@ def _top1(checked: ArtifactCheck) -> str:
     return top1 if drop is None else f"{top1}\n{number(-drop.estimate, 1, signed=True)}"
 
 
-def _parity(checked: ArtifactCheck) -> str:
+def _parity(checked: ArtifactCheck, bits: int) -> str:
     lsb = checked.lsb
-    return (
-        NONE
-        if lsb is None
-        else f"{lsb.max_lsb}\n{_plain(at_least_percent(lsb.share_within_1_lsb, 1))}"
-    )
+    if lsb is None:
+        return NONE
+    if bits < 8:
+        # At 1 bit no two values differ by more than one LSB.
+        return f"{lsb.max_lsb}\n{_plain(at_least_percent(lsb.share_identical, 1))} equal"
+    return f"{lsb.max_lsb}\n{_plain(at_least_percent(lsb.share_within_1_lsb, 1))}"
+
+
+def _wire_bits(records: SplitRecords) -> int:
+    return 8 if records.manifest is None else records.manifest.wire.bits
 
 
 def _leak(record: AttackRecord, name: str) -> str:

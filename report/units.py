@@ -132,6 +132,11 @@ def shape(dimensions: tuple[int, ...]) -> str:
     return " × ".join(str(d) for d in dimensions)
 
 
+def bit_width(bits: int) -> str:
+    """Return a number of bits with its unit."""
+    return "1 bit" if bits == 1 else f"{bits} bits"
+
+
 def as_sentence(value: str) -> str:
     """Return a record's remark with a capital first letter and a full stop."""
     closed = value if value.endswith((".", "!", "?")) else f"{value}."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from records.attack import ArtifactVerdict, AttackRecord, Gate, Verdict
+from records.attack import ArtifactVerdict, AttackRecord, Gate, Level, Verdict
+from records.manifest import WireTensor
 from report.document import SplitVerdicts, Tone, VerdictLine
 from report.leaks import ATTACKERS, baseline_psnr_db, find_artifact, floor_db, mean_psnr_db
 from report.load import RunRecords, SplitRecords
-from report.units import NONE, as_sentence, count, decibels, percent, shape, size, small
+from report.units import NONE, as_sentence, bit_width, count, decibels, percent, shape, size, small
 
 TONES: dict[Verdict, Tone] = {"HOLDS": "good", "DENIED": "bad", "INCONCLUSIVE": "warn"}
 
@@ -85,8 +86,11 @@ def _figures(record: AttackRecord, name: str) -> str:
     if artifact is None:
         return ""
     texts = [f"FP32 features {decibels(baseline_psnr_db(record))}"]
-    for level in ("A0", "A1"):
+    levels: tuple[Level, ...] = ("A0", "A1", "A2", "A3", "A4")
+    for level in levels:
         mean = mean_psnr_db(artifact, level)
+        if mean is None and level not in ("A0", "A1"):
+            continue
         texts.append(f"{level} {NONE if mean is None else decibels(mean)}")
     texts.append(f"mean image {decibels(floor_db(record))}")
     return "recon_psnr_db: " + ", ".join(texts)
@@ -169,11 +173,18 @@ def _notes(record: AttackRecord) -> tuple[str, ...]:
 def _boundary(records: SplitRecords) -> str:
     if records.manifest is not None:
         wire = records.manifest.wire.shape
+        sent = records.manifest.wire.packed_bytes
     elif records.attack is not None:
         wire = records.attack.boundary_shape
+        sent = records.attack.wire_bytes_per_image
     else:
         return ""
-    sent = 1
+    values = 1
     for dimension in wire:
-        sent *= dimension
-    return f"sends {shape(wire)} = {count(sent)} values, {size(sent)} per image"
+        values *= dimension
+    bits = "" if records.manifest is None else _bits(records.manifest.wire)
+    return f"sends {shape(wire)} = {count(values)} values{bits}, {size(sent)} per image"
+
+
+def _bits(wire: WireTensor) -> str:
+    return "" if wire.bits == 8 else f" of {bit_width(wire.bits)}"

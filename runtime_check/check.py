@@ -220,7 +220,7 @@ def _judge(check: _Check, labels: Classes, recipe: CheckRecipe) -> _Findings:
     fusion = tuple(_fusion(check.bundle))
     gated = {(row.artifact, row.mode) for row in rows if row.gated}
     gates = (
-        *(gate for row in rows for gate in artifact_gates(row, recipe)),
+        *(gate for row in rows for gate in artifact_gates(row, recipe, check.wire.bits)),
         *wire_gates(wires, gated),
         *fusion_gates(fusion, ort_mode().mode),
         *fp32_gates(fp32, recipe),

@@ -18,12 +18,14 @@ from records.parity import (
 from records.recipe import CheckRecipe
 
 
-def artifact_gates(row: ArtifactCheck, recipe: CheckRecipe) -> Iterator[Gate]:
+def artifact_gates(row: ArtifactCheck, recipe: CheckRecipe, bits: int = 8) -> Iterator[Gate]:
     """Yield the gates of one INT8 artifact in one mode; none for a row that is not gated.
 
     Args:
         row: what was measured.
         recipe: the limits.
+        bits: of the boundary. Below 8 one LSB is coarse, and at 1 bit nothing can differ by more:
+            there ONNX must also be identical in a share of values, `identical_share_floor`.
     """
     if not row.gated or row.lsb is None:
         return
@@ -32,11 +34,28 @@ def artifact_gates(row: ArtifactCheck, recipe: CheckRecipe) -> Iterator[Gate]:
     else:
         measured = row.lsb.share_within_1_lsb
         yield _at_least("onnx_share_within_1_lsb", row, recipe.onnx_share_within_1_lsb, measured)
+        if bits < 8:
+            floor = identical_share_floor(recipe.onnx_share_within_1_lsb, bits)
+            yield _at_least("onnx_share_identical", row, floor, row.lsb.share_identical)
     if row.accuracy.agreement is not None:
         yield _at_least("top1_agreement", row, recipe.top1_agreement, row.accuracy.agreement)
     if row.accuracy.drop_points is not None:
         drop = row.accuracy.drop_points.estimate
         yield _at_most("accuracy_drop_points", row, recipe.accuracy_drop_points, drop)
+
+
+def identical_share_floor(share_within_1_lsb: float, bits: int) -> float:
+    """Return the share of a boundary's values that must be identical at fewer than 8 bits.
+
+    The 8-bit tensor before the boundary may differ by one of its own steps, of which a step of the
+    boundary holds 2^(8 − bits). Where values lie evenly over it, a difference of one moves at most
+    2^bits / 256 of them to the next step; so many more than at 8 bits may differ.
+
+    Args:
+        share_within_1_lsb: the recipe's share at 8 bits.
+        bits: of the boundary, 1 to 7.
+    """
+    return max(share_within_1_lsb - (1 << bits) / 256, 0.0)
 
 
 def wire_gates(rows: Iterable[WireEquality], gated: set[tuple[str, Mode]]) -> Iterator[Gate]:

@@ -17,7 +17,7 @@ from runtime_check.lsb import LsbTally, Reference
 from runtime_check.ort import OrtRuntime, compared_modes, ort_mode
 from runtime_check.runtime import LoadedArtifact, Runtime, runtime_for
 from runtime_check.server_head import ServerHead
-from runtime_check.wire import bits, dequantize, to_wire_near
+from runtime_check.wire import bits, dequantize, sent_values, to_wire_near
 
 Real = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -70,7 +70,8 @@ class Int8Pass:
             reference: eager INT8's boundary of the same images.
 
         Raises:
-            ArtifactError: the runtime failed, or the output has not the manifest's shape.
+            ArtifactError: the runtime failed, the output has not the manifest's shape, or a sent
+                value does not fit the wire's bits.
         """
         output = self.loaded.run(batch)
         if output.shape != reference.q.shape:
@@ -78,7 +79,7 @@ class Int8Pass:
                 f"{self.artifact.name} returned {output.shape}, eager INT8 {reference.q.shape}"
             )
         if self.artifact.boundary == "wire":
-            q = np.asarray(output, dtype=np.uint8)
+            q = sent_values(output, self._wire, self.artifact.name)
             self.tally.update(reference, q)
             return Boundary(q=q, real=None, exact=True)
         real = np.asarray(output, dtype=np.float32)

@@ -14,7 +14,7 @@ from export.bundle import Bundle
 from records.errors import ArtifactError, UnsupportedHereError
 from records.manifest import Artifact, WireTensor
 from records.parity import Mode
-from runtime_check.wire import dequantize
+from runtime_check.wire import dequantize, sent_values
 
 __all__ = [
     "LoadedArtifact",
@@ -110,18 +110,19 @@ def boundary_features(
     Args:
         loaded: ``artifact`` loaded by its runtime.
         artifact: an edge; its ``boundary`` says whether the output is uint8.
-        wire: scale and zero point from the manifest.
+        wire: scale, zero point and bits from the manifest.
         batch: float32 (N, 3, S, S).
 
     Returns:
         float32 (N, *boundary.shape).
 
     Raises:
-        ArtifactError: the runtime refused the batch or failed.
+        ArtifactError: the runtime refused the batch or failed, or a sent value does not fit the
+            wire's bits.
     """
     output = loaded.run(batch)
     if artifact.boundary == "wire":
-        return dequantize(output, wire)
+        return dequantize(sent_values(output, wire, artifact.name), wire)
     real: Batch = output
     return real
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from records.errors import ArtifactError
 from records.manifest import WireTensor
 
 
@@ -26,6 +27,30 @@ def dequantize(q: npt.NDArray[np.uint8], wire: WireTensor) -> npt.NDArray[np.flo
     return real
 
 
+def sent_values(
+    output: npt.NDArray[np.generic], wire: WireTensor, name: str
+) -> npt.NDArray[np.uint8]:
+    """Return what a wire artifact sent, when all of it fits the wire's bits.
+
+    Args:
+        output: what the artifact returned, of any shape.
+        wire: its bits.
+        name: of the artifact, for the message.
+
+    Raises:
+        ArtifactError: the output is not uint8, or a value is 2^bits or larger.
+    """
+    if output.dtype != np.uint8:
+        raise ArtifactError(f"{name} sent {output.dtype}, not uint8; export again")
+    q = np.asarray(output, dtype=np.uint8)
+    if wire.bits < 8 and int(q.max(initial=0)) > wire.largest:
+        raise ArtifactError(
+            f"{name} sent the value {int(q.max())}, over the {wire.largest} of its {wire.bits} "
+            "bits; export again"
+        )
+    return q
+
+
 def to_wire(real: npt.NDArray[np.float32], wire: WireTensor) -> tuple[npt.NDArray[np.uint8], int]:
     """Return the uint8 steps nearest to real values and how many values are not exactly on one.
 
@@ -34,7 +59,7 @@ def to_wire(real: npt.NDArray[np.float32], wire: WireTensor) -> tuple[npt.NDArra
         wire: scale and zero point of the grid.
 
     Returns:
-        uint8 of the same shape, clipped to 0 … 255, and the number of values that
+        uint8 of the same shape, clipped to 0 … 2^bits − 1, and the number of values that
         `dequantize` does not give back bit for bit.
     """
     # Values far off the grid may overflow or be no number: they are counted, not warned about.
@@ -42,7 +67,7 @@ def to_wire(real: npt.NDArray[np.float32], wire: WireTensor) -> tuple[npt.NDArra
         steps = np.divide(real, np.float32(wire.scale))
         np.rint(steps, out=steps)
         steps += np.float32(wire.zero_point)
-        np.clip(steps, 0, 255, out=steps)
+        np.clip(steps, 0, wire.largest, out=steps)
     q = np.nan_to_num(steps, copy=False, nan=0.0).astype(np.uint8)
     return q, differing_values(dequantize(q, wire), real)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from attack.decoder import (
+    CAPACITIES,
+    Context,
     Decoder,
     DecoderSpec,
+    ResidualBlock,
     decoder_from,
     statistics_of,
     tensors_of,
@@ -56,6 +62,48 @@ def test_any_boundary_is_decoded_and_starts_at_the_closed_form(boundary: tuple[i
 @pytest.mark.parametrize("side", [8, 28, 31, 96])
 def test_any_image_side_is_decoded(side: int) -> None:
     assert decoder((4, 7, 7), side)(torch.randn(1, 4, 7, 7)).shape == (1, 3, side, side)
+
+
+def test_the_context_tells_every_position_of_the_whole_image() -> None:
+    torch.manual_seed(0)
+    context = Context(8)
+    x = torch.randn(2, 8, 4, 4)
+    assert torch.equal(context(x), x)
+    with torch.no_grad():
+        context.second.weight.normal_()
+    moved = x.clone()
+    moved[:, :, 0, 0] += 5.0
+    change = (context(moved) - context(x))[:, :, 3, 3]
+    assert change.abs().min() > 1e-4
+
+
+def test_muon_gets_the_convolutions_between_blocks_and_nothing_else() -> None:
+    trunk = decoder((24, 8, 8)).trunk
+    assert trunk is not None
+    width, blocks = CAPACITIES["small"]
+    assert [tuple(p.shape) for p in trunk.hidden] == [(width, width, 3, 3)] * (2 * blocks)
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in trunk.hidden)
+
+
+def test_a_trunk_pushed_far_below_zero_still_learns() -> None:
+    trunk = decoder((24, 8, 8)).trunk
+    assert trunk is not None
+    with torch.no_grad():
+        trunk.exit.weight.normal_(std=0.01)
+        last = trunk.blocks[-1]
+        assert isinstance(last, ResidualBlock)
+        assert last.second.bias is not None
+        nn.init.constant_(last.second.bias, -80.0)
+    trunk(torch.randn(4, 24, 8, 8)).square().sum().backward()
+    gradient = trunk.entry.layers[-1].weight.grad
+    assert isinstance(gradient, torch.Tensor)
+    assert gradient.abs().max() > 1e-3
+
+
+def test_capacities_grow() -> None:
+    counts = [decoder((24, 8, 8), 32, name).parameter_count for name in CAPACITIES]
+    assert list(CAPACITIES) == ["linear", "small", "medium", "large"]
+    assert all(1.9 * one < other for one, other in itertools.pairwise(counts[1:]))
 
 
 def test_a_stored_decoder_gives_the_same_bits() -> None:

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from attack import evaluate
+from attack import campaign, evaluate
 from attack.cache import TensorCache
+from attack.campaign import BASELINE
 from attack.controls import numpy_floor_db, scale_of
-from attack.evaluate import BASELINE, attack_bundle
+from attack.evaluate import attack_bundle
 from attack.features import EAGER, Target, float_table, target_of
 from attack.metrics import as_unit_images
 from baseline.datasets import ImageSplits
@@ -34,7 +35,16 @@ from tests.runtime_check.tiny_bundle import tiny_bundle
 if TYPE_CHECKING:
     from torch import nn
 
-RECIPE = AttackRecipe(max_epochs=2, batch_size=32, bootstrap_resamples=200)
+RECIPE = AttackRecipe(max_epochs=2, batch_size=32, bootstrap_resamples=200, controls=())
+WHOLE = msgspec.structs.replace(
+    RECIPE,
+    levels=("A0", "A1", "A2", "A3", "A4"),
+    controls=("logits", "bits16"),
+    query_budgets=(16, 40, 100_000),
+    white_box_images=12,
+    white_box_iterations=25,
+    capacities=("small",),
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,62 @@ def test_the_controls_pass_and_int8_alone_is_denied(attacked: Attacked) -> None:
     assert not record.pre_registered
     assert record.controls.ceiling.recon_psnr_db.mean > 40
     assert codec.decode(codec.encode(record), AttackRecord, "a record") == record
+
+
+def test_every_level_and_control_stands_in_one_record(attacked: Attacked) -> None:
+    record = again(attacked, attacked.folder / "cache", WHOLE)
+    assert record.data.left_out_budgets == (100_000,)
+    assert record.data.ood_source == "photos"
+    assert record.data.ood is not None
+    assert record.data.ood.count == len(attacked.splits.attacker)
+    assert record.data.ood.sha256 != record.data.attacker.sha256
+    for artifact in record.artifacts:
+        ran = [(r.level, r.queries, r.victims) for r in artifact.levels]
+        assert ran == [
+            ("A0", None, 60),
+            ("A1", None, 60),
+            ("A2", None, 12),
+            ("A3", 16, 60),
+            ("A3", 40, 60),
+            ("A4", None, 60),
+        ]
+        a1, a2 = artifact.levels[1].result, artifact.levels[2]
+        if artifact.strongest == "A2":
+            assert len(artifact.per_image_db) == 12
+            # Over all victims: A1's mean and the gain on the same twelve.
+            assert artifact.max_recon_psnr_db > a1.recon_psnr_db.mean
+        assert {c.start for c in a2.candidates} == {"unchanged", "a1-output", "mean-image"}
+        assert all(r.recovery.gallery == 60 for r in artifact.levels)
+        assert a2.recovery.probes == 12
+        # Images of another kind teach less than the victims' own.
+        foreign = artifact.levels[5].result.recon_psnr_db.mean
+        assert foreign < a1.recon_psnr_db.mean
+    assert set(record.controls.logits) == {BASELINE, EAGER}
+    floor = record.controls.floor.recon_psnr_db.mean
+    boundary = record.artifacts[0].levels[1].result.recon_psnr_db.mean
+    logits = record.controls.logits[BASELINE].recon_psnr_db.mean
+    assert floor - 0.5 < logits < boundary
+    assert record.controls.bits16 is not None
+    names = {gate.name for gate in record.controls.gates}
+    assert names >= {
+        "a2_not_weaker_than_a1",
+        "more_queries_not_weaker",
+        "boundary_leaks_no_less_than_logits",
+        "bits16_as_fp32",
+    }
+    measured = {g.name: g.measured for g in record.controls.gates if g.artifact == BASELINE}
+    assert measured["bits16_as_fp32"] < 0.1
+    assert codec.decode(codec.encode(record), AttackRecord, "a record") == record
+
+
+def test_other_images_of_the_victims_own_source_are_refused_before_any_work(
+    attacked: Attacked, tmp_path: Path
+) -> None:
+    own = attacked.splits.record.source
+    recipe = msgspec.structs.replace(WHOLE, ood_source=own)
+    with pytest.raises(DataError, match="A4 needs images of another source"):
+        again(attacked, tmp_path / "untouched", recipe)
+    assert not (tmp_path / "untouched").exists()
 
 
 def test_the_floor_is_that_of_plain_numpy(attacked: Attacked) -> None:
@@ -192,7 +258,7 @@ def test_a_planted_defence_holds_and_a_planted_copy_is_denied(
         ]
         return dataclasses.replace(target, attacker=tables[0], victim=tables[1])
 
-    monkeypatch.setattr(evaluate, "target_of", planted)
+    monkeypatch.setattr(campaign, "target_of", planted)
     # Half the artifacts are planted one way, half the other: drift is what this must show.
     record = again(
         attacked,
@@ -226,7 +292,7 @@ def test_an_fp32_edge_that_leaks_nothing_is_noted(
         ]
         return dataclasses.replace(target, attacker=tables[0], victim=tables[1])
 
-    monkeypatch.setattr(evaluate, "target_of", noisy)
+    monkeypatch.setattr(campaign, "target_of", noisy)
     record = again(attacked, attacked.folder / "cache")
     assert record.note is not None
     assert "nothing here" in record.note

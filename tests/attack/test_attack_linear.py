@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from attack.geometry import Grid, grid_of
 from attack.linear import (
     STRENGTHS,
+    LinearPath,
     columns_of,
     constant_path,
     images_to_rows,
@@ -47,6 +48,18 @@ def test_ridge_is_the_solution_of_its_normal_equations(kernel: int) -> None:
 def test_rows_and_images_are_inverse(kernel: int) -> None:
     grid, y = Grid(5, 4, 4, 1, 16), images(3)
     assert torch.equal(rows_to_images(images_to_rows(y, grid, kernel), grid, kernel), y)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_the_path_is_its_columns_times_its_weight(kernel: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    grid = Grid(5, 4, 4, 1, 16)
+    weight = torch.randn(5 * kernel**2, 48, generator=generator)
+    bias = torch.randn(48, generator=generator)
+    x = torch.randn(3, 5, 4, 4, generator=generator)
+    got = LinearPath(grid, kernel, weight, bias)(x).detach()
+    expected = rows_to_images(columns_of(x, kernel) @ weight + bias, grid, kernel)
+    assert torch.allclose(got, expected, atol=1e-4)
 
 
 def test_a_bilinear_enlargement_is_inverted_to_its_borders() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -11,6 +12,8 @@ from msgspec.structs import replace
 from baseline.preprocessing import preprocess
 from benchmarks.victims import load_victims
 from benchmarks.wire_size import MAX_IMAGES, compressed_size, wire_size
+from export.bundle import Bundle
+from records.errors import ArtifactError
 from records.recipe import DataRecipe
 from tests.benchmarks.toy_bundle import CHANNELS, SIDE, toy_bundle
 
@@ -24,6 +27,8 @@ def _images(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 def test_raw_bytes_follow_from_the_shapes(tmp_path: Path) -> None:
     wire = wire_size(toy_bundle(tmp_path), None, reason="no images on a desert island")
     assert wire.raw_bytes == CHANNELS * SIDE * SIDE
+    assert wire.bits == 8
+    assert wire.packed_bytes == wire.raw_bytes
     assert wire.float_bytes == 4 * wire.raw_bytes
     assert wire.image_bytes == 3 * SIDE * SIDE
     assert wire.compressed is None
@@ -107,3 +112,22 @@ def test_missing_data_is_a_reason_and_no_error(tmp_path: Path) -> None:
     loaded, reason = load_victims(toy_bundle(tmp_path, data=recipe).manifest)
     assert loaded is None
     assert "nowhere.npz" in (reason or "")
+
+
+def _with_bits(bundle: Bundle, bits: Any) -> Bundle:
+    wire = replace(bundle.manifest.wire, bits=bits)
+    return type(bundle)(bundle.folder, replace(bundle.manifest, wire=wire))
+
+
+def test_packed_bytes_follow_from_the_bits(tmp_path: Path) -> None:
+    bundle = toy_bundle(tmp_path)
+    for bits in (6, 4, 3, 2, 1):
+        wire = wire_size(_with_bits(bundle, bits), None)
+        assert wire.bits == bits
+        assert wire.packed_bytes == CHANNELS * SIDE * SIDE * bits // 8
+        assert wire.raw_bytes == CHANNELS * SIDE * SIDE
+
+
+def test_what_does_not_fit_the_bits_is_not_measured_but_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"sent the value \d+, over the 1 of its 1 bits"):
+        wire_size(_with_bits(toy_bundle(tmp_path), 1), _images(3))

@@ -75,7 +75,8 @@ def test_other_seeds_or_images_are_not_pre_registered(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = bundle.folder.parent / "cache"
-    for number, option in enumerate((("--seeds", "1"), ("--victims", "20"))):
+    others = (("--seeds", "1"), ("--controls", "none"), ("--victims", "20"))
+    for number, option in enumerate(others):
         out = tmp_path / str(number)
         given = (bundle.folder, "--out", out, "--cache", cache)
         assert exit_code(monkeypatch, *given, *option) == 0
@@ -85,13 +86,43 @@ def test_other_seeds_or_images_are_not_pre_registered(
     assert record.data.victim.count == 20
 
 
+def test_the_attackers_are_chosen_on_the_command_line(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ("--levels", "A0,A1,A3", "--query-budgets", "8,12,5000", "--controls", "none")
+    out, cache = tmp_path / "out", bundle.folder.parent / "cache"
+    exit_code(monkeypatch, bundle.folder, "--out", out, "--cache", cache, *given)
+    record = codec.read(out / "attack.json", AttackRecord)
+    assert record.recipe.levels == ("A0", "A1", "A3")
+    assert record.recipe.query_budgets == (8, 12, 5000)
+    assert record.controls.logits == {}
+    assert record.controls.bits16 is None
+    ran = [(r.level, r.queries) for r in record.artifacts[0].levels]
+    assert ran == [("A0", None), ("A1", None), ("A3", 8), ("A3", 12)]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "A3 without 5,000 pairs" in shown
+
+
 def test_bad_options_exit_1(
     bundle: Bundle,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for option in (("--seeds", "x"), ("--seeds", "-1"), ("--data", "nothing:x")):
+    for option in (
+        ("--seeds", "x"),
+        ("--seeds", "-1"),
+        ("--data", "nothing:x"),
+        ("--levels", "A0,A9"),
+        ("--levels", "A0,A2"),
+        ("--query-budgets", "100,10"),
+        ("--white-box-images", "0"),
+        ("--ood-source", "nowhere"),
+        ("--controls", "luck"),
+    ):
         assert exit_code(monkeypatch, bundle.folder, "--out", tmp_path / "out", *option) == 1
         assert option[0] in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -58,3 +58,25 @@ def test_not_utf8_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(RecipeError):
         read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('levels = ["A1"]', "must contain A0"),
+        ('levels = ["A0", "A2"]', "with A2 must contain A1"),
+        ('levels = ["A0", "A3"]', "with A3 must contain A1"),
+        ('levels = ["A0", "A0"]', "named twice"),
+        ("query_budgets = [100, 10]", "must ascend"),
+        ('ood_source = "npz:"', "needs a path"),
+        ('ood_source = "imagenet"', "unknown"),
+        ('controls = ["luck"]', "luck"),
+    ],
+)
+def test_attackers_that_contradict_each_other_are_refused(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(f"schema = 1\n[attack]\n{text}\n")
+    with pytest.raises(RecipeError, match=said):
+        read_recipe(path)

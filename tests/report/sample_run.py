@@ -416,6 +416,7 @@ def _wire_size() -> bench.WireSize:
     return bench.WireSize(
         shape=(24, 8, 8),
         raw_bytes=1536,
+        packed_bytes=1536,
         float_bytes=6144,
         image_bytes=3072,
         artifact="edge_int8_wire_onnx",
@@ -561,9 +562,14 @@ def _levels(sample: Sample, means: dict[attack.Level, float]) -> tuple[attack.Le
         attack.LevelResult(
             level=level,
             seed=seed,
+            queries=None,
+            victims=2000,
             chosen=0,
             candidates=(candidate("scratch"), candidate("fine-tuned")),
             result=reconstruction(means[level]),
+            recovery=attack.Recovery(
+                probes=1000, gallery=1000, reidentified=0.93, label_top1=0.22, label_agreement=0.31
+            ),
         )
         for level in sample.levels
         for seed in sample.seeds
@@ -605,6 +611,9 @@ def attack_record(split: str, sample: Sample, pictures: dict[str, bytes]) -> att
             attacker=SetRecord(count=4000, sha256=digest("attacker")),
             victim=SetRecord(count=2000, sha256=digest("victim")),
             validation_images=400,
+            ood_source=None,
+            ood=None,
+            left_out_budgets=(),
         ),
         decoder="convolutional, one transposed convolution per doubling",
         controls=attack.Controls(
@@ -612,6 +621,9 @@ def attack_record(split: str, sample: Sample, pictures: dict[str, bytes]) -> att
             mean_colour=reconstruction(14.4),
             ceiling=reconstruction(47.31),
             ceiling_candidates=(candidate("scratch"),),
+            logits={"edge_fp32_onnx": reconstruction(13.1)},
+            bits16=reconstruction(full),
+            original_top1=0.61,
             gates=gates,
         ),
         drift=(

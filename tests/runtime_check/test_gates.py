@@ -19,7 +19,14 @@ from records.parity import (
     WireEquality,
 )
 from records.recipe import CheckRecipe
-from runtime_check.gates import artifact_gates, failed, fp32_gates, fusion_gates, wire_gates
+from runtime_check.gates import (
+    artifact_gates,
+    failed,
+    fp32_gates,
+    fusion_gates,
+    identical_share_floor,
+    wire_gates,
+)
 
 RECIPE = CheckRecipe()
 
@@ -30,6 +37,7 @@ class Measured:
     within: float = 1.0
     agreement: float = 1.0
     drop: float = 0.0
+    identical: float = 0.0
 
 
 def row(
@@ -43,7 +51,7 @@ def row(
         values=100,
         max_lsb=measured.max_lsb,
         histogram=(100,),
-        share_identical=0.0,
+        share_identical=measured.identical,
         share_within_1_lsb=measured.within,
         parity_sqnr_db=40.0,
         off_grid=0,
@@ -133,3 +141,19 @@ def test_fp32_edges_must_agree() -> None:
     limit = RECIPE.fp32_parity_sqnr_db
     assert failures(parity(None)) == failures(parity(limit)) == []
     assert failures(parity(limit - 0.1)) == ["fp32_parity_sqnr_db"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "floor"), [(1, 0.99 - 2 / 256), (2, 0.99 - 4 / 256), (4, 0.9275), (6, 0.74)]
+)
+def test_below_8_bits_onnx_must_be_identical_in_a_share_of_values(bits: int, floor: float) -> None:
+    assert identical_share_floor(0.99, bits) == pytest.approx(floor)
+    for identical, expected in ((floor + 1e-6, []), (floor - 1e-6, ["onnx_share_identical"])):
+        measured = row(Measured(max_lsb=1, identical=identical), "ort")
+        assert failures(artifact_gates(measured, RECIPE, bits)) == expected
+
+
+def test_at_8_bits_and_in_lite_files_nothing_is_added() -> None:
+    for runtime, bits in (("ort", 8), ("lite", 1)):
+        names = [g.name for g in artifact_gates(row(Measured(), runtime), RECIPE, bits)]  # type: ignore[arg-type]
+        assert "onnx_share_identical" not in names

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -10,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from records.errors import ArtifactError
 from records.manifest import WireTensor
-from runtime_check.wire import dequantize, differing_values, to_wire, to_wire_near
+from runtime_check.wire import dequantize, differing_values, sent_values, to_wire, to_wire_near
 
 ALL = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -46,6 +49,22 @@ def test_to_wire_counts_what_is_off_the_grid() -> None:
     q, off_grid = to_wire(real, wire)
     assert q.tolist() == [[10, 11, 11, 255], [0, 0, 0, 255]]
     assert off_grid == 5
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 6])
+def test_to_wire_and_sent_values_know_the_bits(bits: Any) -> None:
+    wire = WireTensor(shape=(1,), scale=0.5, zero_point=1, bits=bits)
+    inside = np.arange(2**bits, dtype=np.uint8)
+    q, off_grid = to_wire(dequantize(inside, wire), wire)
+    assert (q.tolist(), off_grid) == (inside.tolist(), 0)
+    above = dequantize(np.array([2**bits], np.uint8), wire)
+    q, off_grid = to_wire(above, wire)
+    assert (q.tolist(), off_grid) == ([2**bits - 1], 1)
+    assert np.array_equal(sent_values(inside, wire, "edge"), inside)
+    with pytest.raises(ArtifactError, match=f"edge sent the value {2**bits}, over"):
+        sent_values(np.array([0, 2**bits], np.uint8), wire, "edge")
+    with pytest.raises(ArtifactError, match="sent int64"):
+        sent_values(np.array([0]), wire, "edge")
 
 
 def test_differing_values_tells_minus_zero_and_one_bit() -> None:

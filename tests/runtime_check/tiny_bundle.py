@@ -53,12 +53,17 @@ def write_images(path: Path, model: nn.Module, images: npt.NDArray[np.uint8]) ->
 
 
 def tiny_bundle(
-    folder: Path, model: nn.Module, images: npt.NDArray[np.uint8]
+    folder: Path, model: nn.Module, images: npt.NDArray[np.uint8], bits: Any = 8
 ) -> tuple[Bundle, ImageSplits]:
-    """Export the tiny network into ``folder/bundle``; the images are in ``folder/data.npz``."""
+    """Export the tiny network into ``folder/bundle``; the images are in ``folder/data.npz``.
+
+    ``bits``: of the boundary.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_images(folder / "data.npz", model, images)
     recipe = tiny_recipe(folder / "data.npz")
+    export = msgspec.structs.replace(recipe.export, boundary_bits=bits)
+    recipe = msgspec.structs.replace(recipe, export=export)
     splits = load_splits(recipe.data)
     export_bundle(model, recipe, splits, SPLIT, folder / "bundle", checkpoint_sha256=64 * "0")
     return load_bundle(folder / "bundle"), splits

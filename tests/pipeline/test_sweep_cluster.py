@@ -218,4 +218,5 @@ def test_one_worker_alone_works_and_not_the_coordinator(
     worker = cluster.add_worker()
     with workers(None, cluster.address) as crew:
         calls: list[tuple[str, str, str]] = [()] * 3  # type: ignore[list-item]
-        assert list(_on_cluster(crew.client, calls)) == [worker.pid] * 3
+        found: list[object] = list(_on_cluster(crew.client, calls))
+    assert found == [worker.pid] * 3

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from records import codec
+from records.attack import Level
 from records.grid import Grid, Headline
 from records.manifest import DataRecord, SetRecord
 from records.recipe import AttackRecipe, Recipe
@@ -15,6 +16,7 @@ from records.sweep import (
     FailedGate,
     Group,
     GroupArtifact,
+    GroupLevel,
     PointLatency,
     Range,
     Sweep,
@@ -105,7 +107,7 @@ def _group(split: str, bits: Literal[8, 2], gate: FailedGate | None) -> Group:
             GroupArtifact(
                 name=_ONNX,
                 precision="int8",
-                recon_psnr_db={"A0": figures, "A1": figures},
+                levels=(_level("A0", figures), _level("A1", figures)),
                 leak_db=figures,
                 verdict="DENIED" if bits == 8 else "HOLDS",
                 advantage_db=0.375 if bits == 8 else 4.875,
@@ -119,6 +121,19 @@ def _group(split: str, bits: Literal[8, 2], gate: FailedGate | None) -> Group:
         joint=CellFile(file=f"joint/{split}.b{bits}.adaptive.joint.json", sha256=SHA)
         if two
         else None,
+    )
+
+
+def _level(level: Level, figures: Range) -> GroupLevel:
+    share = Range(mean=0.375, low=0.375, high=0.375)
+    return GroupLevel(
+        level=level,
+        queries=None,
+        victims=10,
+        recon_psnr_db=figures,
+        recon_ssim=share,
+        reidentified=share,
+        label_top1=share,
     )
 
 

@@ -80,9 +80,9 @@ class Campaign:
         self._attack(self._attacked())
 
     def share(self) -> None:
-        """Attack the pass-through edge and FP32 alone: what bundles with equal FP32 edges share."""
-        self._ceiling()
+        """Attack FP32 and its controls alone: what bundles with equal FP32 edges share."""
         self._attack([self.bundle.artifact(BASELINE)])
+        self._references((BASELINE,))
 
     def _attack(self, artifacts: Iterable[Artifact]) -> None:
         """Attack artifacts, the FP32 baseline first."""
@@ -107,7 +107,13 @@ class Campaign:
             )
 
     def references(self) -> References:
-        """Return the attacks on a pass-through edge, on logits and on 16-bit features."""
+        """Return the attacks on a pass-through edge, on logits and on 16-bit features.
+
+        The answers to eager INT8 stand for those to the other artifacts, which agree with it.
+        """
+        return self._references((BASELINE, EAGER))
+
+    def _references(self, answered: Iterable[str]) -> References:
         recipe, seed = self.recipe, self.recipe.seeds[0]
         small = msgspec.structs.replace(recipe, capacities=(smallest_capacity(recipe),))
         family = self._family(self.splits.attacker, small)
@@ -118,18 +124,20 @@ class Campaign:
             plain = attacked(family, baseline, self.victims, seed)
         return References(
             ceiling=self._ceiling(),
-            logits=self._logits(family, seed) if "logits" in recipe.controls else {},
+            logits=self._logits(family, seed, answered) if "logits" in recipe.controls else {},
             bits16=bits16,
             bits32=plain,
         )
 
-    def _logits(self, family: DecoderFamily, seed: int) -> dict[str, Outcome]:
-        """Attack the answers to FP32 and to eager INT8, which the other artifacts agree with."""
+    def _logits(
+        self, family: DecoderFamily, seed: int, answered: Iterable[str]
+    ) -> dict[str, Outcome]:
+        """Attack the server's answers to what these artifacts send."""
         server = self.bundle.artifact(_SERVER)
         loaded = runtime_for(server).load(self.bundle, server, threads=self.threads)
         return {
             name: attacked(family, logits_of(self.targets[name], loaded.run), self.victims, seed)
-            for name in (BASELINE, EAGER)
+            for name in answered
         }
 
     def _attacks(self, family: DecoderFamily, static: StaticAttack) -> Iterator[Attack]:

@@ -6,7 +6,15 @@ import math
 from statistics import fmean
 
 from pipeline.sweep_plan import Cell, Frame, cell_key
-from records.attack import ArtifactAttack, ArtifactVerdict, AttackRecord, Level, failed_gates
+from records.attack import (
+    ArtifactAttack,
+    ArtifactVerdict,
+    AttackRecord,
+    Level,
+    LevelResult,
+    failed_gates,
+)
+from records.errors import RecordError
 from records.manifest import Artifact, Manifest
 from records.parity import ArtifactCheck, CheckRecord
 from records.sweep import CellArtifact, CellLevel, FailedGate, SweepCell
@@ -26,7 +34,15 @@ def cell_record(
         manifest: of its point's bundle.
         check: of the same bundle.
         attack: of the same bundle, with the cell's attacker and seeds.
+
+    Raises:
+        RecordError: the bundle sends other bits than its point says.
     """
+    if manifest.wire.bits != cell.point.bits:
+        raise RecordError(
+            f"the bundle of {cell.point.name} sends {manifest.wire.bits} bits a value; remove "
+            f"points/{cell.point.name} and sweep again"
+        )
     values = math.prod(manifest.wire.shape)
     failed = (*_failed_checks(check), *_failed_controls(attack))
     attacked = {a.name: a for a in attack.artifacts}
@@ -43,7 +59,7 @@ def cell_record(
         data=manifest.data,
         boundary_shape=manifest.boundary.shape,
         wire_values=values,
-        wire_bytes=-(-values * cell.point.bits // 8),
+        wire_bytes=manifest.wire.packed_bytes,
         floor_db=attack.controls.floor.recon_psnr_db.mean,
         ceiling_db=attack.controls.ceiling.recon_psnr_db.mean,
         verdict=attack.verdict,
@@ -115,24 +131,21 @@ def _artifact(
 
 
 def _levels(attacked: ArtifactAttack) -> tuple[CellLevel, ...]:
-    """Return one row a level, means over the seeds."""
-    levels: dict[Level, list[CellLevel]] = {}
+    """Return one row a level (and query budget), means over the seeds."""
+    found: dict[tuple[Level, int | None], list[LevelResult]] = {}
     for one in attacked.levels:
-        row = CellLevel(
-            level=one.level,
-            recon_psnr_db=one.result.recon_psnr_db.mean,
-            recon_psnr_pooled_db=one.result.recon_psnr_pooled_db,
-            recon_ssim=one.result.recon_ssim.mean,
-            leak_db=one.result.leak_db,
-        )
-        levels.setdefault(one.level, []).append(row)
+        found.setdefault((one.level, one.queries), []).append(one)
     return tuple(
         CellLevel(
             level=level,
-            recon_psnr_db=fmean(r.recon_psnr_db for r in rows),
-            recon_psnr_pooled_db=fmean(r.recon_psnr_pooled_db for r in rows),
-            recon_ssim=fmean(r.recon_ssim for r in rows),
-            leak_db=fmean(r.leak_db for r in rows),
+            queries=queries,
+            victims=seeds[0].victims,
+            recon_psnr_db=fmean(s.result.recon_psnr_db.mean for s in seeds),
+            recon_psnr_pooled_db=fmean(s.result.recon_psnr_pooled_db for s in seeds),
+            recon_ssim=fmean(s.result.recon_ssim.mean for s in seeds),
+            leak_db=fmean(s.result.leak_db for s in seeds),
+            reidentified=fmean(s.recovery.reidentified for s in seeds),
+            label_top1=fmean(s.recovery.label_top1 for s in seeds),
         )
-        for level, rows in levels.items()
+        for (level, queries), seeds in found.items()
     )

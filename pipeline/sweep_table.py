@@ -11,15 +11,16 @@ import msgspec
 from pipeline.sweep_plan import Cell, Frame
 from pipeline.sweep_plan import Group as PlannedGroup
 from records import codec
-from records.attack import Level
 from records.hashing import sha256_bytes
 from records.manifest import DataRecord
 from records.sweep import (
     Candidate,
     CellArtifact,
     CellFile,
+    CellLevel,
     Group,
     GroupArtifact,
+    GroupLevel,
     PointLatency,
     Range,
     Sweep,
@@ -131,19 +132,31 @@ def _group(one: Finished) -> Group:
 
 
 def _group_artifact(joint: CellArtifact, seeds: tuple[CellArtifact, ...]) -> GroupArtifact:
-    psnr: dict[Level, list[float]] = {}
-    for one in seeds:
-        for level in one.levels:
-            psnr.setdefault(level.level, []).append(level.recon_psnr_db)
     return GroupArtifact(
         name=joint.name,
         precision=joint.precision,
-        recon_psnr_db={level: _range(values) for level, values in psnr.items()},
+        levels=tuple(
+            _group_level([one.levels[i] for one in seeds]) for i in range(len(joint.levels))
+        ),
         leak_db=_range([one.max_leak_db for one in seeds]),
         verdict=joint.verdict,
         advantage_db=joint.advantage_db,
         lower_db=joint.lower_db,
         upper_db=joint.upper_db,
+    )
+
+
+def _group_level(seeds: Sequence[CellLevel]) -> GroupLevel:
+    """Return one level over its seeds: every cell of a group has the same levels in one order."""
+    first = seeds[0]
+    return GroupLevel(
+        level=first.level,
+        queries=first.queries,
+        victims=first.victims,
+        recon_psnr_db=_range([s.recon_psnr_db for s in seeds]),
+        recon_ssim=_range([s.recon_ssim for s in seeds]),
+        reidentified=_range([s.reidentified for s in seeds]),
+        label_top1=_range([s.label_top1 for s in seeds]),
     )
 
 

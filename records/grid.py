@@ -23,6 +23,7 @@ RULE_KEYS = frozenset(
         "bootstrap_resamples",
         "drift_tolerance_db",
         "ceiling_db",
+        "controls",
     }
 )
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")

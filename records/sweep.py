@@ -29,13 +29,21 @@ class SweepPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class CellLevel(SweepPart, frozen=True, kw_only=True):
-    """One attacker level, means over victims and seeds; ``leak_db`` is over the floor, in dB."""
+    """One attacker level, means over victims and seeds; ``leak_db`` is over the floor, in dB.
+
+    ``queries``: the training pairs of A3, else None. ``victims``: how many were attacked.
+    ``reidentified``, ``label_top1``: shares of `records.attack.Recovery`.
+    """
 
     level: Level
+    queries: int | None
+    victims: Annotated[int, Meta(ge=1)]
     recon_psnr_db: float
     recon_psnr_pooled_db: float
     recon_ssim: float
     leak_db: float
+    reidentified: float
+    label_top1: float
 
 
 class CellArtifact(SweepPart, frozen=True, kw_only=True):
@@ -125,12 +133,24 @@ class Range(SweepPart, frozen=True, kw_only=True):
     high: float
 
 
+class GroupLevel(SweepPart, frozen=True, kw_only=True):
+    """One attacker level over the seeds, as in `CellLevel`."""
+
+    level: Level
+    queries: int | None
+    victims: Annotated[int, Meta(ge=1)]
+    recon_psnr_db: Range
+    recon_ssim: Range
+    reidentified: Range
+    label_top1: Range
+
+
 class GroupArtifact(SweepPart, frozen=True, kw_only=True):
     """An artifact over all seeds of its group; the verdict is the joint one."""
 
     name: str
     precision: Literal["fp32", "int8"]
-    recon_psnr_db: dict[Level, Range]
+    levels: tuple[GroupLevel, ...]
     leak_db: Range
     verdict: Verdict | None
     advantage_db: float | None

@@ -120,8 +120,11 @@ def trade_off(lines: Sequence[Trade], x_label: str, *, log_x: bool = False) -> b
                 axes.plot([x], [y], marker=marker, ms=6, mfc=face, mec=colour, ls="none")
                 axes.annotate(name, (x, y), (5, 4), textcoords="offset points", fontsize=8.5)
         if log_x:
+            from matplotlib.ticker import LogLocator
+
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axes.minorticks_off()
         axes.margins(0.12)
         axes.set_xlabel(x_label)

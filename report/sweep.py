@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from records.sweep import Candidate, CellFile, Group, GroupArtifact, PointLatency, Range, Sweep
+from records.sweep import (
+    Candidate,
+    CellFile,
+    Group,
+    GroupArtifact,
+    GroupLevel,
+    PointLatency,
+    Range,
+    Sweep,
+)
 from report import plots
 from report.document import (
     Block,
@@ -122,11 +131,19 @@ def _line(sweep: Sweep, group: Group) -> VerdictLine:
 
 
 def _figures(artifact: GroupArtifact, group: Group) -> str:
-    levels = ", ".join(
-        f"{level} {_range(figures)}" for level, figures in artifact.recon_psnr_db.items()
-    )
     seeds = ", ".join(str(s) for s in group.seeds)
-    return f"recon_psnr_db: {levels}; attacker seed{'s' if len(group.seeds) > 1 else ''} {seeds}"
+    return (
+        f"recon_psnr_db: {_levels(artifact)}; attacker seed{'s' if len(group.seeds) > 1 else ''} "
+        f"{seeds}"
+    )
+
+
+def _levels(artifact: GroupArtifact) -> str:
+    return ", ".join(f"{_attacker(one)} {_range(one.recon_psnr_db)}" for one in artifact.levels)
+
+
+def _attacker(one: GroupLevel) -> str:
+    return one.level if one.queries is None else f"{one.level} ({count(one.queries)} queries)"
 
 
 def _range(figures: Range) -> str:
@@ -280,6 +297,8 @@ def _groups(sweep: Sweep) -> tuple[Block, ...]:
                 "Artifact",
                 ">recon_psnr_db by level",
                 ">Leak",
+                ">Re-identified",
+                ">Label recovered",
                 ">Advantage over FP32",
                 f">Bounds, one-sided {confidence}",
                 "Verdict",
@@ -288,7 +307,9 @@ def _groups(sweep: Sweep) -> tuple[Block, ...]:
             rows=tuple(rows),
             note=(
                 "Mean over victims and seeds, smallest and largest seed in brackets. With several "
-                "seeds the bounds are of the paired bootstrap over victims and seeds."
+                "seeds the bounds are of the paired bootstrap over victims and seeds. The shares "
+                "re-identified and of labels recovered are of the level with the highest "
+                "recon_psnr_db."
             ),
         ),
     )
@@ -296,15 +317,17 @@ def _groups(sweep: Sweep) -> tuple[Block, ...]:
 
 def _group_row(group: Group, artifact: GroupArtifact) -> tuple[Cell, ...]:
     verdict = artifact.verdict
-    levels = artifact.recon_psnr_db.items()
+    strongest = max(artifact.levels, key=lambda one: one.recon_psnr_db.mean)
     bounds = interval(decibels(artifact.lower_db), decibels(artifact.upper_db))
     return (
         code(group.split),
         text(str(group.boundary_bits)),
         text(group.attacker),
         code(artifact.name),
-        text(", ".join(f"{level} {_range(figures)}" for level, figures in levels)),
+        text(_levels(artifact)),
         text(_range(artifact.leak_db)),
+        text(percent(strongest.reidentified.mean)),
+        text(percent(strongest.label_top1.mean)),
         text(decibels(artifact.advantage_db)),
         text(NONE if artifact.lower_db is None else bounds),
         text("baseline") if verdict is None else text(verdict, TONES[verdict]),

@@ -120,10 +120,10 @@ def test_a_worker_killed_midway_loses_and_doubles_nothing(
         time.sleep(0.02)
     time.sleep(0.2)
     assert sweep.poll() is None, sweep.communicate()
-    before = _processes(out)
-    assert len(before) < CELLS
     first.send_signal(signal.SIGKILL)
     first.wait()
+    before = _processes(out)
+    assert len(before) < CELLS
     finish(sweep)
     assert second.poll() is None
     after = _processes(out)
@@ -218,4 +218,5 @@ def test_one_worker_alone_works_and_not_the_coordinator(
     worker = cluster.add_worker()
     with workers(None, cluster.address) as crew:
         calls: list[tuple[str, str, str]] = [()] * 3  # type: ignore[list-item]
-        assert list(_on_cluster(crew.client, calls)) == [worker.pid] * 3
+        found: list[object] = list(_on_cluster(crew.client, calls))
+    assert found == [worker.pid] * 3

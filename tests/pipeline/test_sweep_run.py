@@ -14,7 +14,7 @@ from pipeline.sweep_plan import Frame, finished_cell, groups_of
 from records import codec
 from records.errors import OverwriteError
 from records.grid import read_grid
-from records.manifest import Manifest, WireTensor
+from records.manifest import Manifest
 from records.sweep import CellTiming, Sweep, SweepCell
 from tests.pipeline.tiny_sweep import (
     CELLS,
@@ -68,6 +68,8 @@ def test_a_cell_s_record_holds_its_figures_and_no_clock(swept: Swept) -> None:
     assert manifest.recipe.export.boundary_bits == 2
     names = {a.name: a for a in cell.artifacts}
     assert len(names) == 5
+    budgeted = codec.read(swept.out / "cells" / "block3.b2.budgeted.s0.json", SweepCell)
+    assert [x.queries for x in budgeted.artifacts[0].levels] == [None, None, 32]
     for artifact in cell.artifacts:
         assert [x.level for x in artifact.levels] == ["A0", "A1"]
         assert artifact.max_leak_db == max(x.leak_db for x in artifact.levels)
@@ -79,14 +81,10 @@ def test_a_cell_s_record_holds_its_figures_and_no_clock(swept: Swept) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "bits" not in WireTensor.__struct_fields__, reason="this export sends 8 bits only"
-)
 def test_a_point_sends_as_many_bits_as_its_name_says(swept: Swept) -> None:
     for point in ("block1.b2", "block3.b8"):
         path = swept.out / "points" / point / "bundle" / "manifest.json"
-        wire = msgspec.to_builtins(codec.read(path, Manifest).wire)
-        assert wire["bits"] == int(point[-1])
+        assert codec.read(path, Manifest).wire.bits == int(point[-1])
 
 
 @pytest.mark.slow
@@ -146,9 +144,9 @@ def test_three_kills_change_no_byte(swept: Swept, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_damaged_or_changed_record_is_made_again(swept: Swept) -> None:
     before = cell_bytes(swept.out)
-    damaged = swept.out / "cells" / "block1.b8.static.s0.json"
+    damaged = swept.out / "cells" / "block1.b8.budgeted.s0.json"
     damaged.write_bytes(damaged.read_bytes()[:100])
-    changed = swept.out / "cells" / "block1.b2.static.s0.json"
+    changed = swept.out / "cells" / "block1.b2.budgeted.s0.json"
     record = codec.read(changed, SweepCell)
     changed.write_bytes(codec.encode(msgspec.structs.replace(record, key="0" * 64)))
     sweep_here(swept.grid, swept.weights, swept.out)
@@ -164,14 +162,14 @@ def test_another_grid_is_refused_and_then_replaces(
     first, weights = write_grid(tmp_path, tiny_model, small)
     out = tmp_path / "sweep"
     sweep_here(first, weights, out)
-    kept = (out / "cells" / "block1.b8.static.s0.json").stat().st_mtime_ns
+    kept = (out / "cells" / "block1.b8.budgeted.s0.json").stat().st_mtime_ns
     first.write_text(small.replace("[attackers.adaptive]", ""))
     with pytest.raises(OverwriteError, match="another grid"):
         sweep_here(first, weights, out)
     assert len(cell_bytes(out)) == 2
     sweep_here(first, weights, out, replace=True)
-    assert list(cell_bytes(out)) == ["cells/block1.b8.static.s0.json"]
-    assert (out / "cells" / "block1.b8.static.s0.json").stat().st_mtime_ns == kept
+    assert list(cell_bytes(out)) == ["cells/block1.b8.budgeted.s0.json"]
+    assert (out / "cells" / "block1.b8.budgeted.s0.json").stat().st_mtime_ns == kept
 
 
 @pytest.mark.slow
@@ -184,8 +182,8 @@ def test_a_failed_control_exits_2_and_is_named(tmp_path: Path, tiny_model: torch
     process = start(grid, weights, tmp_path / "sweep", "--jobs", "1")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2, errors.decode()
-    assert b"block1 at 8 bits, static" in errors
-    cell = codec.read(tmp_path / "sweep" / "cells" / "block1.b8.static.s0.json", SweepCell)
+    assert b"block1 at 8 bits, budgeted" in errors
+    cell = codec.read(tmp_path / "sweep" / "cells" / "block1.b8.budgeted.s0.json", SweepCell)
     assert not cell.gates_passed
     assert [g.stage for g in cell.failed_gates] == ["attack"]
     assert cell.verdict == "INCONCLUSIVE"

@@ -53,8 +53,12 @@ patience = 1
 ceiling_db = 10.0
 drift_tolerance_db = 3.0
 
-[attackers.static]
-levels = ["A0"]
+# So small an attack cannot show what these ask for; they are tested with the attack.
+controls = []
+
+[attackers.budgeted]
+levels = ["A0", "A1", "A3"]
+query_budgets = [32]
 
 [attackers.adaptive]
 

@@ -77,7 +77,9 @@ def _ceiling(ceiling: Outcome, recipe: AttackRecipe) -> Gate:
 def _reference_gates(
     references: References, results: dict[str, Outcomes], baseline: str
 ) -> Iterator[Gate]:
-    for name, logits in references.logits.items():
+    # A decoder that never saw this artifact's outputs may fail on them for that reason alone.
+    adaptive = any(outcome.level == "A1" for outcome in results[baseline])
+    for name, logits in references.logits.items() if adaptive else ():
         # The server computes its logits from the boundary: who has one has the other.
         gain = _best_decoded(results[name]) - float(logits.scores.psnr.mean())
         yield _at_least(

@@ -42,11 +42,12 @@ def weigh_channels(prepared: fx.GraphModule, server: nn.Module, images: Tensor) 
             for name, observer in observers.items():
                 squares[name] = squares[name] + _channel_mean(observer.tapped)
     for node in prepared.graph.nodes:
-        if node.op == "call_module" and str(node.target) in observers:
+        name = str(node.target)
+        if node.op == "call_module" and name in observers and not observers[name].shared:
             shares = [squares[name] for name in _readings(node, observers)]
             share = torch.stack(shares).sum(0)
             least = max(_LEAST_SHARE * float(share.max()), torch.finfo(torch.float32).tiny)
-            observers[str(node.target)].importance = share.clamp(min=least)
+            observers[name].importance = share.clamp(min=least)
 
 
 @contextlib.contextmanager

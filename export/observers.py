@@ -1,8 +1,8 @@
-"""Observers of activations: five ways to choose a range, each aware of what reads the tensor.
+"""Observers of activations: five ways to choose a range, three aware of what reads the tensor.
 
 A hard-swish maps everything below −3 to zero and a hard-sigmoid everything outside −3 … 3 to a
 constant: steps of the grid spent there carry nothing. Errors are therefore measured behind the
-activation that reads the tensor, and the range never reaches beyond what it can tell apart.
+activation that reads the tensor, in a range that never reaches beyond what it can tell apart.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ _LIVE: dict[Reader, tuple[float, float]] = {
     hardswish: (-3.0, float("inf")),
     hardsigmoid: (-3.0, 3.0),
 }
+#: Methods that look behind the reader; ``min-max`` and ``histogram`` are torch's own.
+_AWARE = {"percentile", "mse", "fisher"}
 _READERS: dict[Any, Reader] = {
     nn.Hardswish: hardswish,
     nn.Hardsigmoid: hardsigmoid,
@@ -47,10 +49,11 @@ _READERS: dict[Any, Reader] = {
 
 
 class RangeObserver(HistogramObserver):
-    """FX's histogram observer with a choice of range, fed with what its reader can tell apart.
+    """FX's histogram observer with a choice of range.
 
     ``min-max``: all that was seen. ``histogram``: torch's own search (the smallest squared error
-    of the tensor itself). ``percentile``: all but 1e-5 of the values at each end. ``mse``: the
+    of the tensor itself). ``percentile``: all but 1e-5 of the values at each end, and nothing that
+    the reader cannot tell apart. ``mse``: the
     smallest squared error behind the reader, by a grid search over both ends, the errors of
     rounding and of clipping together (Nagel et al. 2021, "A white paper on neural network
     quantization", sec. 3.1, but measured behind the activation). ``fisher``: the same with each
@@ -79,6 +82,7 @@ class RangeObserver(HistogramObserver):
         self.tapped: Tensor | None = None
         self.chosen: tuple[float, float] | None = None
         self.rounding = False
+        self.shared = False
         self.passing = False
 
     @property
@@ -108,7 +112,7 @@ class RangeObserver(HistogramObserver):
             return x_orig
         x = x_orig.detach()
         if self.counts is None:
-            super().forward(x.clamp(*_LIVE[self.reader]))
+            super().forward(x.clamp(*_LIVE[self.reader]) if self.method in _AWARE else x)
         elif self.needs_second_pass:
             self.counts += self._count(x)
         return x_orig
@@ -124,7 +128,7 @@ class RangeObserver(HistogramObserver):
         return torch.bincount(places.flatten(), weights.flatten(), minlength=_BINS).double()
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Return scale, float32 (1,), and zero point, int (1,)."""
+        """Return scale, float32 of shape (1,), and zero point, integer of shape (1,)."""
         if not bool(self.max_val > self.min_val):
             return cast("tuple[Tensor, Tensor]", super().calculate_qparams())
         low, high = (torch.tensor(end) for end in self.ends())
@@ -136,6 +140,10 @@ class RangeObserver(HistogramObserver):
             low, high = _ENDS[self.method](self)
             self.chosen = float(low), float(high)
         return self.chosen
+
+    def share(self) -> None:
+        """Watch several tensors: they have neither one reader nor the same channels."""
+        self.reader, self.shared = _unchanged, True
 
     def choose(self, low: float, high: float) -> None:
         """Take this range, whatever the method found."""
@@ -237,23 +245,31 @@ def place_observers(prepared: fx.GraphModule, choose: Callable[[str], Activation
         prepared: of ``prepare_fx``, nothing observed yet; changed in place.
         choose: module path (or node name, for a function) of what makes the tensor → method.
     """
+    made: dict[int, RangeObserver] = {}
     placed: dict[str, RangeObserver] = {}
     for node in prepared.graph.nodes:
-        if node.op != "call_module" or str(node.target) in placed:
+        observer = _module_of(prepared, node)
+        if not isinstance(observer, RangeObserver):
             continue
-        observer = prepared.get_submodule(str(node.target))
-        if isinstance(observer, RangeObserver):
-            maker = node.all_input_nodes[0]
-            placed[str(node.target)] = RangeObserver(
-                method=choose(tensor_name(maker)),
+        # A concatenation and what goes into it share one observer, and must go on sharing it.
+        if id(observer) in made:
+            made[id(observer)].share()
+        else:
+            made[id(observer)] = RangeObserver(
+                method=choose(tensor_name(node.all_input_nodes[0])),
                 reader=_reader_of(prepared, node),
                 dtype=observer.dtype,
                 quant_min=observer.quant_min,
                 quant_max=observer.quant_max,
             )
+        placed[str(node.target)] = made[id(observer)]
     for path, observer in placed.items():
         owner, _, name = path.rpartition(".")
         setattr(prepared.get_submodule(owner), name, observer)
+
+
+def _module_of(prepared: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def tensor_name(node: fx.Node) -> str:

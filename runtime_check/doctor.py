@@ -47,6 +47,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "inspect": _NETWORK,
     "report": _REPORT,
     "run": _ALL,
+    "sweep": _ALL,
     "train": (*_NETWORK, "skimage", "PIL"),
 }
 

@@ -124,7 +124,11 @@ def bundle_of(frame: Frame, point: Point) -> Bundle:
 
 
 def export_stage(frame: Frame, splits: ImageSplits | None, point: Point) -> Stage:
-    """Return the stage that exports a point; ``splits`` are needed to do it, not to ask."""
+    """Return the stage that exports a point; ``splits`` are needed to do it, not to ask.
+
+    Raises:
+        InputError: by the stage's work, without ``splits``.
+    """
     recipe, place = frame.recipe(point), frame.point_folder(point)
 
     def work() -> bool:
@@ -153,7 +157,11 @@ def export_stage(frame: Frame, splits: ImageSplits | None, point: Point) -> Stag
 
 
 def check_stage(frame: Frame, splits: ImageSplits | None, point: Point, bundle_id: str) -> Stage:
-    """Return the stage that checks a point's bundle."""
+    """Return the stage that checks a point's bundle; ``splits`` as in `export_stage`.
+
+    Raises:
+        InputError: by the stage's work, without ``splits``.
+    """
     place = frame.point_folder(point)
 
     def work() -> bool:

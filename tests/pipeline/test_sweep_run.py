@@ -12,6 +12,7 @@ import torch
 
 from pipeline.sweep_plan import Frame, finished_cell, groups_of
 from records import codec
+from records.bench import BenchRecord
 from records.errors import OverwriteError
 from records.grid import read_grid
 from records.manifest import Manifest
@@ -187,6 +188,29 @@ def test_a_failed_control_exits_2_and_is_named(tmp_path: Path, tiny_model: torch
     assert not cell.gates_passed
     assert [g.stage for g in cell.failed_gates] == ["attack"]
     assert cell.verdict == "INCONCLUSIVE"
+
+
+@pytest.mark.slow
+def test_latency_is_measured_last_once_and_beside_the_cells(
+    tmp_path: Path, tiny_model: torch.nn.Module
+) -> None:
+    text = GRID.replace('["block1", "block3"]', '["block1"]').replace("[8, 2]", "[8]")
+    text = text[: text.index("[[headline]]")].replace(
+        "seeds = [0]", "seeds = [0]\nlatency = true", 1
+    )
+    grid, weights = write_grid(tmp_path, tiny_model, text)
+    out = tmp_path / "sweep"
+    record = sweep_here(grid, weights, out)
+    (row,) = record.timing.latency
+    stored = out / "timing" / "latency" / "block1.b8.json"
+    bench = codec.read(stored, BenchRecord)
+    assert (row.split, row.boundary_bits, row.valid) == ("block1", 8, bench.valid)
+    assert (row.int8_p50_ms is None) == (not bench.valid)
+    assert {x.runtime for x in bench.latency} == {"ort"}
+    last_cell = max(p.stat().st_mtime_ns for p in (out / "cells").iterdir())
+    assert stored.stat().st_mtime_ns > last_cell
+    again = sweep_here(grid, weights, out)
+    assert again == record
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from records import codec
+from records.grid import read_grid
 from records.recipe import read_recipe
 from records.results import Results
 from report.results_table import results_markdown
@@ -33,6 +34,7 @@ threads = [1]
 max_epochs = 2
 patience = 1
 ceiling_db = 10.0
+controls = []
 """
 
 
@@ -132,7 +134,7 @@ def test_every_command_runs(scratch: Path) -> None:
 
 def test_the_recipes_that_the_readme_names_are_valid() -> None:
     for name in re.findall(r"recipes/\w+\.toml", README.read_text(encoding="utf-8")):
-        assert read_recipe(ROOT / name)
+        assert read_grid(ROOT / name) if "sweep" in name else read_recipe(ROOT / name)
 
 
 def test_every_linked_file_exists() -> None:

@@ -36,7 +36,7 @@ from records.progress import Progress
 from records.recipe import AttackRecipe
 
 #: Changes whenever an older cached result would no longer be what this code computes.
-VERSION = 3
+VERSION = 4
 #: The attacker's own held-out images on which the settings are tried.
 TUNED_IMAGES = 32
 #: σ², as a share of a channel's variance: how far the features are trusted over the prior. The
@@ -44,12 +44,12 @@ TUNED_IMAGES = 32
 NOISES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 _FIRST_NOISE = NOISES.index(0.1)
 #: λ: total variation per image, in the units of the pixel values' sum.
-TV_WEIGHTS = (1.0, 3.0)
+TV_WEIGHTS = (1.0, 3.0, 10.0, 30.0)
 #: Restarts after the first one, which begins at the start itself, from a draw of the prior.
 RESTARTS = 2
 _RESTART_SPREAD = 0.5
 _TUNING_SHARE = 0.4
-_MOST_TRIED = 4 + len(NOISES)
+_MOST_TRIED = 2 + len(NOISES) + len(TV_WEIGHTS)
 _RATE = 0.2
 _MOST_RESIDUALS = 4000
 _BATCH = 64
@@ -176,8 +176,12 @@ class WhiteBoxAttack(Attack):
         moved = min(found[1:], key=lambda c: c.best_val_loss)
         # Where no descent helps, a smoother one would not either.
         if moved.best_val_loss < found[0].best_val_loss:
+            lowest = moved.best_val_loss
             for weight in TV_WEIGHTS:
-                tried(msgspec.structs.replace(_setting_of(moved), tv=weight))
+                loss = tried(msgspec.structs.replace(_setting_of(moved), tv=weight))
+                if loss >= lowest:
+                    break
+                lowest = loss
         self._progress(f"A2 on {name}: settings", _MOST_TRIED, _MOST_TRIED)
         return found
 

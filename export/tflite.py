@@ -1,7 +1,7 @@
 """An edge as a LiteRT file (``.tflite``), with the scales and zero points that FX calibrated.
 
-Written layer by layer: activations int8 (FX's uint8 less 128), weights int8 with one scale an output
-channel, biases int32; the file takes and gives torch's order of axes, and works channels last
+Written layer by layer: activations int8 (FX's uint8 less 128), weights int8 with one scale for each
+output channel, biases int32. The file takes and gives torch's order of axes and works channels last
 inside. Nothing is calibrated a second time.
 
 What LiteRT has no exact integer kernel for is computed in float32 between a DEQUANTIZE and a
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 from export.layers import Grid, Layer, LayerGraph, Value
@@ -29,6 +30,8 @@ Layout = Literal["torch", "channels-last"]
 
 _TO_LAST, _TO_TORCH = (0, 2, 3, 1), (0, 3, 1, 2)
 _RELU, _RELU6 = schema.ActivationFunctionType.RELU, schema.ActivationFunctionType.RELU6
+#: XNNPACK's depthwise kernels for larger windows than 5 × 5 are slow; there ties are rare.
+_MOST_TAPS = 25
 _SAME, _VALID = schema.Padding.SAME, schema.Padding.VALID
 
 
@@ -231,14 +234,24 @@ def _same_padding(size: int, out: int, stride: int, reach: int) -> tuple[int, in
     return total // 2, total - total // 2
 
 
-def _pad(writer: _Writer, layer: Layer, ref: TensorRef) -> TensorRef:
+def _pad(
+    writer: _Writer, layer: Layer, ref: TensorRef, least: npt.NDArray[Any] | None = None
+) -> TensorRef:
+    """Pad height and width with the real 0, or with the stored value ``least``."""
     high, wide = layer.settings["padding"]
     pads = np.asarray([(0, 0), (high, high), (wide, wide), (0, 0)], np.int32)
     stored = writer.graph.constant(f"{layer.output.name}_pads", pads)
     _, height, width, channels = ref.shape
     shape = (height + 2 * high, width + 2 * wide, channels)
     output = writer.graph.activation(f"{layer.output.name}_padded", shape, ref.grid)
-    return writer.graph.operate("PAD", [ref, stored], output, schema.PadOptionsT())
+    if least is None:
+        return writer.graph.operate("PAD", [ref, stored], output, schema.PadOptionsT())
+    steps = {}
+    if ref.grid is not None:
+        point = ref.grid.zero_point - INT8_OFFSET
+        steps = {"scales": np.asarray([ref.grid.scale]), "zero_point": point}
+    value = writer.graph.constant(f"{layer.output.name}_least", least, **steps)
+    return writer.graph.operate("PADV2", [ref, stored, value], output, schema.PadV2OptionsT())
 
 
 def _stored_weights(
@@ -359,29 +372,97 @@ def _leaky_of_float(writer: _Writer, layer: Layer, source: TensorRef) -> TensorR
 
 
 def _mean(writer: _Writer, layer: Layer) -> None:
+    """MEAN over height and width; a convolution with ones where MEAN rounds otherwise than FX.
+
+    XNNPACK's MEAN rounds the mean of ``q`` half to even, QNNPACK that of ``q − zero_point``: they
+    differ at ties, which an odd count cannot have, when the zero point is odd.
+    """
+    sides, grid, keep = layer.source.shape[1:], layer.source.grid, layer.settings["keep"]
+    count = sides[0] * sides[1]
+    if grid is not None and count % 2 == 0 and grid.zero_point % 2 and count <= _MOST_TAPS:
+        pooled = _windowed_average(writer, layer, writer.get(layer.source, "channels-last"), sides)
+        if keep:
+            writer.put(layer.output, "channels-last", pooled)
+        else:
+            flat = writer.reshape(pooled, layer.output.shape, grid, layer.output.name)
+            writer.put(layer.output, "torch", flat)
+        return
     source = writer.get(layer.source, "channels-last")
     axes = writer.graph.constant(f"{layer.output.name}_axes", np.asarray([1, 2], np.int32))
-    keep = layer.settings["keep"]
     output = writer.output(layer, "channels-last" if keep else "torch")
     writer.graph.operate("MEAN", [source, axes], output, schema.ReducerOptionsT(keepDims=keep))
 
 
-def _pool(kind: str) -> LayerWriter:
-    def write(writer: _Writer, layer: Layer) -> None:
-        settings = layer.settings
-        source = writer.get(layer.source, "channels-last")
-        if settings["padding"] != (0, 0):
-            raise ExportError(f"{layer.operator} pads its input; .tflite pools have no zero padding")
-        options = schema.Pool2DOptionsT(
-            padding=_VALID,
-            strideH=settings["stride"][0],
-            strideW=settings["stride"][1],
-            filterHeight=settings["kernel"][0],
-            filterWidth=settings["kernel"][1],
-        )
-        writer.graph.operate(kind, [source], writer.output(layer, "channels-last"), options)
+def _windowed_average(
+    writer: _Writer,
+    layer: Layer,
+    source: TensorRef,
+    kernel: tuple[int, ...],
+    stride: tuple[int, int] = (1, 1),
+) -> TensorRef:
+    """Average windows as QNNPACK does, by DEPTHWISE_CONV_2D with weights 1 at the scale 1 / count.
 
-    return write
+    The sum of ``q − zero_point`` is exact, and what the scales leave of it is 1 / count.
+    """
+    name, channels = layer.output.name, layer.source.shape[0]
+    ones = np.ones((1, *kernel, channels), np.int8)
+    share = np.full(channels, 1 / (kernel[0] * kernel[1]), np.float32)
+    grid = layer.source.grid
+    if grid is None:
+        raise ExportError(f"{layer.operator} averages floats")
+    zeros = np.zeros(channels, np.int32)
+    units = share * np.float32(grid.scale)
+    weights = [
+        writer.graph.constant(f"{name}_weight", ones, scales=share, axis=3),
+        writer.graph.constant(f"{name}_bias", zeros, scales=units),
+    ]
+    options = schema.DepthwiseConv2DOptionsT(
+        padding=_VALID, depthMultiplier=1, strideH=stride[0], strideW=stride[1]
+    )
+    sides = [
+        (size - k) // s + 1 for size, k, s in zip(source.shape[1:3], kernel, stride, strict=True)
+    ]
+    output = writer.graph.activation(f"{name}_average", (*sides, channels), grid)
+    return writer.graph.operate("DEPTHWISE_CONV_2D", [source, *weights], output, options)
+
+
+def _average_pool(writer: _Writer, layer: Layer) -> None:
+    """The same convolution with ones for integers, AVERAGE_POOL_2D for floats."""
+    settings, source = layer.settings, writer.get(layer.source, "channels-last")
+    if settings["padding"] != (0, 0):
+        source = _pad(writer, layer, source)
+    if layer.source.grid is not None:
+        kernel, stride = settings["kernel"], settings["stride"]
+        pooled = _windowed_average(writer, layer, source, kernel, stride)
+        writer.put(layer.output, "channels-last", pooled)
+        return
+    output = writer.output(layer, "channels-last")
+    writer.graph.operate("AVERAGE_POOL_2D", [source], output, _pool_options(layer))
+
+
+def _max_pool(writer: _Writer, layer: Layer) -> None:
+    source, grid = writer.get(layer.source, "channels-last"), layer.source.grid
+    if layer.settings["padding"] != (0, 0):
+        # The zero point is the least integer only where it is 0: else pad with the least itself.
+        least = None
+        if grid is None:
+            least = np.asarray([np.finfo(np.float32).min], np.float32)
+        elif grid.zero_point != 0:
+            least = np.asarray([-INT8_OFFSET], np.int8)
+        source = _pad(writer, layer, source, least)
+    output = writer.output(layer, "channels-last")
+    writer.graph.operate("MAX_POOL_2D", [source], output, _pool_options(layer))
+
+
+def _pool_options(layer: Layer) -> Any:
+    kernel, stride = layer.settings["kernel"], layer.settings["stride"]
+    return schema.Pool2DOptionsT(
+        padding=_VALID,
+        strideH=stride[0],
+        strideW=stride[1],
+        filterHeight=kernel[0],
+        filterWidth=kernel[1],
+    )
 
 
 def _reshape(writer: _Writer, layer: Layer) -> None:
@@ -417,7 +498,9 @@ def _concat(writer: _Writer, layer: Layer) -> None:
     inputs = [writer.get(value, layout) for value in layer.inputs if isinstance(value, Value)]
     grid = layer.output.grid
     if any(ref.grid != grid for ref in inputs):
-        inputs = [_on_grid(writer, ref, grid, f"{layer.output.name}_{n}") for n, ref in enumerate(inputs)]
+        inputs = [
+            _on_grid(writer, ref, grid, f"{layer.output.name}_{n}") for n, ref in enumerate(inputs)
+        ]
     options = schema.ConcatenationOptionsT(axis=_axis(layer.settings["axis"], layout))
     writer.graph.operate("CONCATENATION", inputs, writer.output(layer, layout), options)
 
@@ -451,8 +534,8 @@ _WRITERS: dict[str, LayerWriter] = {
     "silu": _function(_silu_of_float),
     "leaky_relu": _function(_leaky_of_float),
     "mean": _mean,
-    "average_pool": _pool("AVERAGE_POOL_2D"),
-    "max_pool": _pool("MAX_POOL_2D"),
+    "average_pool": _average_pool,
+    "max_pool": _max_pool,
     "reshape": _reshape,
     "permute": _permute,
     "slice": _slice,

@@ -25,10 +25,10 @@ _INVALID = "[bold red]INVALID[/bold red]"
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: the bundle's recipe]")
 @click.option(
     "--runtime",
-    type=click.Choice(["onnx", "lite", "all"]),
+    type=click.Choice(["onnx", "ort", "lite", "executorch", "litert", "all"]),
     default="all",
     show_default=True,
-    help="onnx: ONNX Runtime. lite: TorchScript Lite.",
+    help="onnx: ONNX Runtime. ort: the same from .ort files. lite: TorchScript Lite.",
 )
 @click.option(
     "--out",
@@ -51,8 +51,8 @@ def command(
     """Measure the artifacts of BUNDLE here: bytes, start-up, memory, latency, speed-up.
 
     FP32 and INT8 are interleaved in one run for each thread count. A noisy or throttled run is
-    marked INVALID and gives no speed-up. Without torch the .ptl artifacts are skipped. Exits 3
-    when no latency could be measured at all.
+    marked INVALID and gives no speed-up. Artifacts whose runtime is not installed are skipped with
+    the reason. Exits 3 when no latency could be measured at all.
     """
     from benchmarks.latency import RUNTIMES, bench_bundle
     from export.bundle import load_bundle
@@ -74,7 +74,13 @@ def command(
     return _exit_code(record, strict=strict)
 
 
-_SPOKEN = {"ort": "onnx", "lite": "lite"}
+_SPOKEN = {
+    "ort": "onnx",
+    "ort-mobile": "ort",
+    "lite": "lite",
+    "executorch": "executorch",
+    "litert": "litert",
+}
 
 
 def _exit_code(record: BenchRecord, *, strict: bool) -> int:

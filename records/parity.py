@@ -18,12 +18,18 @@ Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 #: How an artifact was run. ``qnnpack``: torch under that engine. ``default``: ONNX Runtime, all
 #: optimizations. ``precise``: the same with session.x64quantprecision=1. ``optimizations-off``:
 #: ONNX Runtime computes the graph as written, quantize and dequantize nodes around float operators.
-Mode = Literal["qnnpack", "default", "precise", "optimizations-off"]
+#: ``xnnpack``: ExecuTorch or LiteRT with XNNPACK's kernels.
+Mode = Literal["qnnpack", "default", "precise", "optimizations-off", "xnnpack"]
+
+#: ``ort``: ONNX Runtime. ``ort-mobile``: the same from an ``.ort`` file, as it was saved.
+#: ``lite``: TorchScript Lite under qnnpack. ``executorch``, ``litert``: with XNNPACK.
+RuntimeName = Literal["ort", "ort-mobile", "lite", "executorch", "litert"]
 
 GateName = Literal[
     "lite_max_lsb",
     "onnx_share_within_1_lsb",
     "onnx_share_identical",
+    "share_within_2_lsb",
     "top1_agreement",
     "accuracy_drop_points",
     "convolutions_fused",
@@ -89,6 +95,13 @@ class LsbDifference(Part, frozen=True, kw_only=True):
     worst: Annotated[tuple[WorstImage, ...], Meta(max_length=16)]
 
 
+class SkippedArtifact(Part, frozen=True, kw_only=True):
+    """An artifact that was not run here, and why."""
+
+    artifact: str
+    reason: str
+
+
 class Interval(Part, frozen=True, kw_only=True):
     """A point estimate with a two-sided paired bootstrap interval over images, in points (%)."""
 
@@ -120,7 +133,7 @@ class ArtifactCheck(Part, frozen=True, kw_only=True):
     """
 
     artifact: str
-    runtime: Literal["lite", "ort", "eager"]
+    runtime: Literal[RuntimeName, "eager"]
     mode: Mode
     precision: Literal["fp32", "int8"]
     boundary: Literal["float", "wire"]
@@ -190,7 +203,10 @@ class Evidence(Part, frozen=True, kw_only=True):
 
 
 class CheckRecord(Part, frozen=True, kw_only=True):
-    """The whole check of a bundle; ``passed`` only when every gate passed."""
+    """The whole check of a bundle; ``passed`` only when every gate passed.
+
+    ``skipped``: artifacts whose runtime is not installed here.
+    """
 
     schema: Literal["edgeveil.check/1"] = "edgeveil.check/1"
     bundle_id: Sha256
@@ -206,6 +222,7 @@ class CheckRecord(Part, frozen=True, kw_only=True):
     fusion: tuple[Fusion, ...]
     gates: tuple[Gate, ...]
     passed: bool
+    skipped: tuple[SkippedArtifact, ...] = ()
     evidence: Evidence | None = None
     started_at: str
     seconds: float

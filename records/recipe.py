@@ -22,6 +22,9 @@ Positive = Annotated[float, Meta(gt=0.0)]
 ActivationObserver = Literal["min-max", "histogram", "percentile", "mse", "fisher"]
 Capacity = Literal["small", "medium", "large"]
 CostlyControl = Literal["logits", "bits16"]
+#: ``ptl``: TorchScript Lite. ``onnx``: QDQ ONNX. ``ort``: ONNX Runtime's mobile file. ``pte``:
+#: ExecuTorch. ``tflite``: LiteRT.
+ExportFormat = Literal["ptl", "onnx", "ort", "pte", "tflite"]
 
 
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
@@ -98,7 +101,8 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     the module that makes them. ``refined_tensors``: for so many of the most harmful tensors the
     range is fitted to the loss of the whole network. ``bias_correction``: takes back the mean error
     of every channel. ``boundary_bits``: of the tensor that is sent; weights and inner activations
-    keep 8.
+    keep 8. ``formats``: what is written; ``ptl`` and ``onnx`` always, ``pte`` and ``tflite`` need
+    the extras ``executorch`` and ``litert``.
     """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
@@ -109,9 +113,17 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     bias_correction: bool = False
     boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
+    formats: tuple[ExportFormat, ...] = ("ptl", "onnx")
 
     def __post_init__(self) -> None:
-        """Refuse a split that is no module path, and the same split twice."""
+        """Refuse a split that is no module path, the same split twice, and formats that lack."""
+        if len(set(self.formats)) != len(self.formats):
+            raise ValueError("the same format is named twice")
+        if not {"ptl", "onnx"} <= set(self.formats):
+            raise ValueError(
+                "formats must hold ptl and onnx: the server half, the FP32 baseline and the "
+                "white-box attack need them; add ort, pte or tflite"
+            )
         for split in self.splits:
             if not _MODULE_PATH.fullmatch(split):
                 raise ValueError(f"split {split!r} is not a module path such as features.3")
@@ -133,6 +145,7 @@ class CheckRecipe(Section, frozen=True, kw_only=True):
     batch_size: Count = 250
     lite_max_lsb: Annotated[int, Meta(ge=0)] = 0
     onnx_share_within_1_lsb: Share = 0.99
+    share_within_2_lsb: Share = 0.999
     top1_agreement: Share = 0.98
     accuracy_drop_points: Positive = 3.0
     fp32_parity_sqnr_db: Positive = 80.0

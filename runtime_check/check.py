@@ -43,15 +43,17 @@ from runtime_check.passes import (
     WireComparison,
     fp32_passes,
     int8_passes,
+    skipped_artifacts,
     wire_comparisons,
 )
-from runtime_check.runtime import LoadedArtifact
+from runtime_check.runtime import RUNTIME_OF, LoadedArtifact
 from runtime_check.server_head import ServerHead
 from runtime_check.victims import Victims, set_sha256
 from runtime_check.wire import to_wire
 
 SERVER = "server_fp32_onnx"
 _VERSIONED = ("edgeveil", "numpy", "onnxruntime", "torch")
+_VERSIONED_WITH = {"executorch": "executorch", "litert": "ai-edge-litert"}
 
 Classes = npt.NDArray[np.int64]
 Real = npt.NDArray[np.float32]
@@ -183,17 +185,24 @@ def check_bundle(
         victims=_victim_record(victims, bundle),
         ort=ort_mode(),
         threads=threads,
-        versions={name: installed_version(name) or "none" for name in _VERSIONED},
+        versions=_versions(bundle),
         artifacts=found.rows,
         fp32_parity=found.fp32,
         wire_equality=found.wires,
         fusion=found.fusion,
         gates=found.gates,
         passed=all(gate.passed for gate in found.gates),
+        skipped=skipped_artifacts(bundle),
         evidence=kept,
         started_at=started,
         seconds=time.perf_counter() - clock,
     )
+
+
+def _versions(bundle: Bundle) -> dict[str, str]:
+    formats = sorted({artifact.format for artifact in bundle.edges()})
+    names = (*_VERSIONED, *(_VERSIONED_WITH[f] for f in formats if f in _VERSIONED_WITH))
+    return {name: installed_version(name) or "none" for name in names}
 
 
 @dataclass(frozen=True)
@@ -257,7 +266,7 @@ def _row(one: Int8Pass | Fp32Pass, accuracy: Accuracy, *, gated: bool) -> Artifa
     artifact = one.artifact
     return ArtifactCheck(
         artifact=artifact.name,
-        runtime="ort" if artifact.format == "onnx" else "lite",
+        runtime=RUNTIME_OF[artifact.format],
         mode=one.loaded.mode,
         precision=artifact.precision,
         boundary="wire" if artifact.boundary == "wire" else "float",

@@ -34,6 +34,7 @@ from records.attack import Level
 from records.manifest import Artifact
 from records.progress import Progress
 from records.recipe import AttackRecipe
+from runtime_check.availability import runnable_edges
 from runtime_check.eager import GRAPH
 from runtime_check.runtime import runtime_for
 
@@ -209,7 +210,7 @@ class Campaign:
     def _attacked(self) -> Iterator[Artifact]:
         yield self.bundle.artifact(BASELINE)
         yield self.bundle.artifact(GRAPH)
-        yield from self.bundle.edges("int8")
+        yield from runnable_edges(self.bundle, "int8")
 
     def _target(self, artifact: Artifact, attacker: ImageSet) -> Target:
         return target_of(

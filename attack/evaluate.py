@@ -50,6 +50,7 @@ from records.hashing import sha256_array
 from records.manifest import SetRecord
 from records.progress import Progress, silent
 from records.recipe import AttackRecipe
+from runtime_check.availability import runnable_edges, skipped_artifacts
 from runtime_check.machine import installed_version
 
 _WORST_LISTED = 16
@@ -163,7 +164,7 @@ class _Session:
         scale = scale_of(self.splits.attacker, self.splits.victim, campaign.victims)
         campaign.run()
         references = campaign.references()
-        judged = tuple(a.name for a in self.bundle.edges("int8"))
+        judged = tuple(a.name for a in runnable_edges(self.bundle, "int8"))
         gates = tuple(control_gates(scale, references, self.outcomes, BASELINE, recipe))
         controls = controls_of(scale, references, campaign.meter.original_top1, gates)
         drift = tuple(drift_gates(self.outcomes, EAGER, judged, recipe))
@@ -187,6 +188,7 @@ class _Session:
             drift=drift,
             artifacts=tuple(self._artifact(name, scale.floor_db) for name in campaign.targets),
             verdicts=verdicts,
+            skipped=skipped_artifacts(self.bundle),
             pictures=() if pictures is None else self._draw(pictures, judged),
             passed=all(gate.passed for gate in (*controls.gates, *drift)),
             threads=campaign.threads,

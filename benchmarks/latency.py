@@ -30,8 +30,10 @@ from records.bench import (
 from records.hashing import sha256_file
 from records.machine import MachineRecord
 from records.manifest import Artifact
+from records.parity import RuntimeName
 from records.progress import Progress, silent
 from records.recipe import BenchRecipe
+from runtime_check.availability import why_not_here
 from runtime_check.machine import is_x86, machine_record
 
 RUNTIMES: tuple[RuntimeName, ...] = ("ort", "ort-mobile", "lite", "executorch", "litert")

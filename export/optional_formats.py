@@ -11,7 +11,7 @@ from torch import fx
 
 from export.layer_reader import read_layers
 from export.layers import LayerGraph
-from records.errors import UnsupportedHereError
+from records.errors import ExportError, UnsupportedHereError
 from records.manifest import ArtifactFormat, Boundary, Precision
 from records.progress import Progress
 from records.recipe import ExportFormat
@@ -103,16 +103,17 @@ def write_optional(
 
 def _write(word: ExportFormat, path: Path, layers: LayerGraph | None, boundary: Boundary) -> None:
     # Each writer is imported when it is asked for: its package may be missing otherwise.
-    wire = boundary == "wire"
-    if layers is None:
+    if word == "ort":
         from export.ort_format import write_ort
 
         write_ort(path.with_suffix(".onnx"), path)
+    elif layers is None:
+        raise ExportError(f"format {word} has no writer here")
     elif word == "pte":
         from export.pte import write_pte
 
-        write_pte(layers, path, wire=wire)
+        write_pte(layers, path, wire=boundary == "wire")
     else:
         from export.tflite import write_tflite
 
-        write_tflite(layers, path, boundary="wire" if wire else "float")
+        write_tflite(layers, path, boundary="wire" if boundary == "wire" else "float")

@@ -55,8 +55,9 @@ def scan_ort(data: bytes, artifact: Artifact, where: str) -> None:
         raise ArtifactMismatchError(
             f"{where} imports opset {opsets.get('')} and its manifest says {artifact.opset}"
         )
-    if graph.get("runtime_optimizations", {}).get("records"):
-        raise MalformedArtifactError(f"{where} has optimizations for the load; export again")
+    later = graph.get("runtime_optimizations", {}).get("records")
+    if later or graph.get("sparse_initializers"):
+        raise MalformedArtifactError(f"{where} has sparse tensors or is not optimized")
     _check_values(graph, where)
     described = {v.get("name", ""): v for v in graph.get("node_args", [])}
     _check_end(graph.get("inputs", []), described, artifact.input, where, "input")

@@ -76,7 +76,7 @@ _GRAPH = slots(
     Slot("node_edges", "[table]", schema=_NODE_EDGE),
     Slot("inputs", "[text]"),
     Slot("outputs", "[text]"),
-    None,
+    Slot("sparse_initializers", "[table]", schema={}),
     Slot("runtime_optimizations", "table", schema=_OPTIMIZATIONS),
 )
 _OPSET = slots(Slot("domain", "text"), Slot("version", "i8"))

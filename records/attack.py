@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from records.manifest import SetRecord, Sha256
+from records.parity import SkippedArtifact
 from records.recipe import AttackRecipe
 
 SCHEMA = "edgeveil.attack/2"
@@ -248,7 +249,8 @@ class AttackRecord(Part, frozen=True, kw_only=True):
     INCONCLUSIVE whenever a gate failed. ``pre_registered`` is false when the recipe used is not
     the one sealed in the bundle. ``note`` is set when the FP32 edge itself leaks less than the
     margin over the floor: there is nothing that INT8 could be credited with hiding.
-    ``drift``: each artifact against eager INT8, |Δ recon_psnr_db| by level.
+    ``drift``: each artifact against eager INT8, |Δ recon_psnr_db| by level. ``skipped``: artifacts
+    whose runtime is not installed here.
     """
 
     schema: Literal["edgeveil.attack/2"] = "edgeveil.attack/2"
@@ -271,6 +273,7 @@ class AttackRecord(Part, frozen=True, kw_only=True):
     artifacts: tuple[ArtifactAttack, ...]
     verdicts: tuple[ArtifactVerdict, ...]
     pictures: tuple[Picture, ...]
+    skipped: tuple[SkippedArtifact, ...] = ()
     passed: bool
     threads: int
     versions: dict[str, str]

@@ -21,8 +21,8 @@ FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 
 Precision = Literal["fp32", "int8"]
 Boundary = Literal["float", "wire", "logits", "graph"]
-#: ``torchscript-lite``: .ptl. ``ort``: ONNX Runtime's mobile file. ``executorch``: .pte. ``litert``:
-#: .tflite. ``fx-graph`` and ``safetensors``: the eager reference.
+#: ``torchscript-lite``: .ptl. ``ort``: ONNX Runtime's mobile file. ``executorch``: .pte.
+#: ``litert``: .tflite. ``fx-graph`` and ``safetensors``: the eager reference.
 ArtifactFormat = Literal[
     "torchscript-lite", "onnx", "ort", "executorch", "litert", "fx-graph", "safetensors"
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from records.manifest import Artifact
+from export.bundle import Bundle
+from records.manifest import Artifact, Precision
+from records.parity import SkippedArtifact
 
 #: Artifact format → package that its runtime needs, and the extra that brings it.
 _NEEDS = {
@@ -24,3 +26,18 @@ def why_not_here(artifact: Artifact) -> str | None:
     if package is None or find_spec(package) is not None:
         return None
     return f"{package} is not installed; run: pip install '.[{extra}]'"
+
+
+def runnable_edges(bundle: Bundle, precision: Precision) -> tuple[Artifact, ...]:
+    """Return the edges of one precision whose runtime is installed, in the manifest's order."""
+    return tuple(a for a in bundle.edges(precision) if why_not_here(a) is None)
+
+
+def skipped_artifacts(bundle: Bundle) -> tuple[SkippedArtifact, ...]:
+    """Return the edges that cannot run on this installation, each with the reason."""
+    found = ((artifact, why_not_here(artifact)) for artifact in bundle.edges())
+    return tuple(
+        SkippedArtifact(artifact=artifact.name, reason=reason)
+        for artifact, reason in found
+        if reason is not None
+    )

@@ -28,6 +28,7 @@ from records.parity import (
 from records.progress import Progress, silent
 from records.recipe import CheckRecipe
 from runtime_check.accuracy import accuracy_of
+from runtime_check.availability import skipped_artifacts
 from runtime_check.eager import GRAPH, EagerRuntime
 from runtime_check.evidence import failed_arrays, lost_arrays, write_evidence
 from runtime_check.gates import artifact_gates, fp32_gates, fusion_gates, wire_gates
@@ -43,7 +44,6 @@ from runtime_check.passes import (
     WireComparison,
     fp32_passes,
     int8_passes,
-    skipped_artifacts,
     wire_comparisons,
 )
 from runtime_check.runtime import RUNTIME_OF, LoadedArtifact

@@ -17,7 +17,6 @@ from records.parity import (
 )
 from records.recipe import CheckRecipe
 
-
 #: Runtimes whose INT8 kernels are XNNPACK's.
 XNNPACK = frozenset({"executorch", "litert"})
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from export.bundle import Bundle
 from records.errors import ArtifactError
 from records.manifest import Artifact, WireTensor
-from records.parity import FloatParity, SkippedArtifact, WireEquality
-from runtime_check.availability import why_not_here
+from records.parity import FloatParity, WireEquality
+from runtime_check.availability import runnable_edges
 from runtime_check.float_parity import FloatTally
 from runtime_check.lsb import LsbTally, Reference
 from runtime_check.ort import OrtRuntime, compared_modes, ort_mode
@@ -202,8 +202,7 @@ def int8_passes(bundle: Bundle, threads: int) -> tuple[Int8Pass, ...]:
             bundle.manifest.wire,
             gated=gated,
         )
-        for artifact in bundle.edges("int8")
-        if why_not_here(artifact) is None
+        for artifact in runnable_edges(bundle, "int8")
         for runtime, gated in _runtimes(artifact)
     )
 
@@ -215,8 +214,7 @@ def fp32_passes(bundle: Bundle, threads: int) -> tuple[Fp32Pass, ...]:
         ArtifactError: there is none, or one does not load.
         UnsupportedHereError: its runtime is not installed here.
     """
-    here = [artifact for artifact in bundle.edges("fp32") if why_not_here(artifact) is None]
-    edges = sorted(here, key=lambda artifact: artifact.format != "onnx")
+    edges = sorted(runnable_edges(bundle, "fp32"), key=lambda artifact: artifact.format != "onnx")
     if not edges:
         raise ArtifactError("the bundle has no FP32 edge to measure the accuracy drop against")
     passes = []
@@ -224,16 +222,6 @@ def fp32_passes(bundle: Bundle, threads: int) -> tuple[Fp32Pass, ...]:
         runtime = runtime_for(artifact)
         passes.append(Fp32Pass(artifact, runtime, runtime.load(bundle, artifact, threads=threads)))
     return tuple(passes)
-
-
-def skipped_artifacts(bundle: Bundle) -> tuple[SkippedArtifact, ...]:
-    """Return the edges that cannot run on this installation, each with the reason."""
-    found = ((artifact, why_not_here(artifact)) for artifact in bundle.edges())
-    return tuple(
-        SkippedArtifact(artifact=artifact.name, reason=reason)
-        for artifact, reason in found
-        if reason is not None
-    )
 
 
 def wire_comparisons(passes: Iterable[Int8Pass], wire: WireTensor) -> tuple[WireComparison, ...]:

@@ -54,7 +54,7 @@ def load_executorch(data: bytes, artifact: Artifact, *, threads: int) -> LoadedP
         raise ArtifactError(f"ExecuTorch cannot load {artifact.name}: {error}") from error
     if method is None:
         raise ArtifactError(f"{artifact.name} has no method forward")
-    return LoadedProgram(method, artifact)
+    return LoadedProgram(method, artifact, (program, data))
 
 
 def _set_threads(threads: int) -> None:
@@ -68,9 +68,13 @@ def _set_threads(threads: int) -> None:
 class LoadedProgram:
     """One loaded program; see `runtime_check.runtime.LoadedArtifact`."""
 
-    def __init__(self, method: Method, artifact: Artifact) -> None:
-        """Keep the program's method."""
+    def __init__(self, method: Method, artifact: Artifact, owners: tuple[object, ...]) -> None:
+        """Keep the program's method, and what it reads its weights from.
+
+        A method whose program is gone reads freed memory: seen in ExecuTorch 1.5.1.
+        """
         self._method = method
+        self._owners = owners
         self._artifact = artifact
 
     @property

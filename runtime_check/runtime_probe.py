@@ -76,7 +76,9 @@ def probe_executorch() -> str:
 
     from export.pte import lower
 
-    method = Runtime.get().load_program(lower(_rounding(), wire=False).data).load_method("forward")
+    # A method whose program is gone reads freed memory.
+    program = Runtime.get().load_program(lower(_rounding(), wire=False).data)
+    method = program.load_method("forward")
     if method is None:
         raise ArithmeticError("the program that was written has no method forward")
     return _rounded("ExecuTorch", method.execute((torch.from_numpy(_PROBED),))[0].numpy())

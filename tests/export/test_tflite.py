@@ -118,7 +118,7 @@ def test_every_operator_within_one_step(operator: str) -> None:
     assert (off > 0).mean() < 0.002
 
 
-@pytest.mark.parametrize(("name", "cut"), (*IDENTICAL, *OTHERS))
+@pytest.mark.parametrize(("name", "cut"), [*IDENTICAL, *OTHERS])
 def test_fp32_computes_the_same_network(name: str, cut: str) -> None:
     edge, images = edges.split(name, cut).edge, edges.batch()
     found = run(tflite_bytes(read_layers(edge, SHAPE), boundary="float"), images.numpy())

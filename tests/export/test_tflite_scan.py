@@ -178,8 +178,8 @@ def test_a_manifest_of_another_file_is_refused() -> None:
         scan_tflite(honest(boundary="float"), artifact(), WIRE, "edge")
     with pytest.raises(ArtifactMismatchError, match="fp32"):
         scan_tflite(honest(boundary="float"), artifact("fp32", "float"), WIRE, "edge")
+    other = msgspec.structs.replace(WIRE, zero_point=4)
     with pytest.raises(ArtifactMismatchError, match="grid"):
-        other = msgspec.structs.replace(WIRE, zero_point=4)
         scan_tflite(honest(), artifact(), other, "edge")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import operator
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+from torch import fx
 
 from export.layers import LayerGraph
 from export.pte_module import PteModule
@@ -67,21 +69,26 @@ def lower(layers: LayerGraph, *, wire: bool) -> PteProgram:
             with torch.no_grad():
                 exported = torch.export.export(module, (image,), strict=False)
             edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+            called = _called(edge.exported_program().graph)
             program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
         # Exporting and lowering raise errors of many kinds, without a base class of their own.
         except Exception as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExportError(f"ExecuTorch cannot lower this edge: {first}") from error
-    called = [
-        str(getattr(node.target, "__name__", node.target))
-        for node in edge.exported_program().graph.nodes
-        if node.op == "call_function" and "getitem" not in str(node.target)
-    ]
     return PteProgram(
         data=bytes(program.buffer),
         delegates=called.count(_DELEGATE),
         not_delegated=tuple(name for name in called if name != _DELEGATE),
     )
+
+
+def _called(graph: fx.Graph) -> list[str]:
+    """Return what a lowered graph calls; taking a delegate's output is no call."""
+    return [
+        str(getattr(node.target, "__name__", node.target))
+        for node in graph.nodes
+        if node.op == "call_function" and node.target is not operator.getitem
+    ]
 
 
 @contextlib.contextmanager

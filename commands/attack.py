@@ -211,6 +211,8 @@ def _print_record(record: AttackRecord, folder: Path) -> None:
     _print_verdicts(record, console)
     _print_leaks(record, console)
     _print_gates(record, console)
+    for skip in record.skipped:
+        console.print(f"skipped {skip.artifact}: {skip.reason}", markup=False)
     console.print(f"record and pictures: {folder}")
 
 

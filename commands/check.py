@@ -104,6 +104,8 @@ def _print_record(record: CheckRecord, path: Path) -> None:
     _print_artifacts(record, console)
     _print_agreement(record, console)
     _print_gates(record, console)
+    for skip in record.skipped:
+        say(f"skipped {skip.artifact}: {skip.reason}", markup=False)
     say(f"record: {path}")
 
 

@@ -72,6 +72,7 @@ def _check(record: CheckRecord) -> list[Block]:
     if record.fusion:
         blocks.append(_fusion_table(record))
     blocks.append(_gate_table(record))
+    blocks += [Paragraph(f"Not run: {s.artifact}: {s.reason}.", "muted") for s in record.skipped]
     if record.evidence is not None:
         blocks.append(Paragraph(f"Evidence of the failure is kept in {record.evidence.file}."))
     return blocks

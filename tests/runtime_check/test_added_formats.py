@@ -69,8 +69,11 @@ def test_ort_gives_what_the_qdq_onnx_gives(exported: Exported, end: str) -> None
 
 @needs_litert
 @pytest.mark.parametrize("end", ["edge_int8", "edge_int8_wire"])
-def test_tflite_is_eager_int8(checked: CheckRecord, end: str) -> None:
-    assert rows(checked, f"{end}_tflite") == [("litert", "xnnpack", 0, 1.0)]
+def test_tflite_is_eager_int8_but_for_ties(checked: CheckRecord, end: str) -> None:
+    ((runtime, mode, max_lsb, identical),) = rows(checked, f"{end}_tflite")
+    assert (runtime, mode) == ("litert", "xnnpack")
+    assert max_lsb <= 1
+    assert identical >= 0.999
 
 
 def test_every_gate_of_the_added_formats_passes(checked: CheckRecord) -> None:

@@ -355,7 +355,7 @@ def _transpose(reader: LayerReader, call: Call) -> None:
 
 
 def _permute(reader: LayerReader, call: Call) -> None:
-    dims = call.node.args[1:] or (call.node.kwargs.get("dims"),)
+    dims: Any = call.node.args[1:] or (call.node.kwargs.get("dims"),)
     given = dims[0] if isinstance(dims[0], tuple | list) else dims
     source = reader.value(call.source)
     _permuted(reader, call, source, [int(axis) % (len(source.shape) + 1) for axis in given])

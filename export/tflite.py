@@ -246,11 +246,11 @@ def _pad(
     output = writer.graph.activation(f"{layer.output.name}_padded", shape, ref.grid)
     if least is None:
         return writer.graph.operate("PAD", [ref, stored], output, schema.PadOptionsT())
-    steps = {}
+    scales, point = None, 0
     if ref.grid is not None:
-        point = ref.grid.zero_point - INT8_OFFSET
-        steps = {"scales": np.asarray([ref.grid.scale]), "zero_point": point}
-    value = writer.graph.constant(f"{layer.output.name}_least", least, **steps)
+        scales, point = np.asarray([ref.grid.scale]), ref.grid.zero_point - INT8_OFFSET
+    name = f"{layer.output.name}_least"
+    value = writer.graph.constant(name, least, scales=scales, zero_point=point)
     return writer.graph.operate("PADV2", [ref, stored, value], output, schema.PadV2OptionsT())
 
 

@@ -214,6 +214,11 @@ def _check_wire(graph: _Graph, last: int, artifact: Artifact, wire: WireTensor, 
         _check_bits(graph, ends[0][0], wire, where)
 
 
+def _is_below(bound: npt.NDArray[Any], largest: int) -> bool:
+    """Whether an int8 bound keeps the uint8 that it stands for at or below ``largest``."""
+    return bound.dtype == np.int8 and len(bound) > 0 and int(bound.max()) + 128 <= largest
+
+
 def _check_bits(graph: _Graph, sent: int, wire: WireTensor, where: str) -> None:
     """Below 8 bits the sent integers must come from a MINIMUM, moved at most."""
     index = sent
@@ -223,8 +228,7 @@ def _check_bits(graph: _Graph, sent: int, wire: WireTensor, where: str) -> None:
         inputs = operator.get("inputs", np.empty(0, np.int32)).tolist()
         if kind == "MINIMUM" and len(inputs) == 2:
             bound = graph.constants.get(inputs[1])
-            stored = bound is not None and bound.dtype == np.int8 and len(bound) > 0
-            if stored and int(bound.max()) + 128 <= wire.largest:
+            if bound is not None and _is_below(bound, wire.largest):
                 return
             break
         if kind not in {"TRANSPOSE", "RESHAPE", "MAXIMUM"} or not inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ IDENTICAL = (
 OTHERS = (("shufflenet_v2_x1_0", "stage3.0"), ("resnet18", "layer2.0"))
 
 #: What XNNPACK has an integer kernel for that rounds as QNNPACK does, or that rounds nothing.
-OPERATORS = {
+OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "stride groups": lambda: nn.Sequential(nn.Conv2d(3, 9, 3, 2, 2, 2, groups=3)),
     "no bias": lambda: nn.Sequential(nn.Conv2d(3, 4, 5, 1, (1, 2), bias=False)),
     "relu": lambda: sequential(nn.BatchNorm2d(8), nn.ReLU()),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from executorch.runtime import Method, Runtime
 
 from export.bundle import Bundle
 from records.errors import ArtifactError
 from records.manifest import Artifact
 from records.parity import Mode
 from runtime_check.runtime import probe, require_input
+
+with warnings.catch_warnings():
+    # It says at import that it is experimental: known, pinned, and kept in this file.
+    warnings.simplefilter("ignore")
+    from executorch.runtime import Method, Runtime
 
 
 class ExecutorchRuntime:

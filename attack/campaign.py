@@ -31,6 +31,7 @@ from baseline.datasets import ImageSplits
 from baseline.images import ImageSet
 from export.bundle import Bundle
 from records.attack import Level
+from records.errors import InputError
 from records.manifest import Artifact
 from records.progress import Progress
 from records.recipe import AttackRecipe
@@ -76,7 +77,7 @@ class Campaign:
     same_as: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Attack FP32, eager INT8 and every INT8 artifact."""
+        """Attack FP32, eager INT8 and the INT8 artifacts."""
         self._attack(self._attacked())
 
     def share(self) -> None:
@@ -209,7 +210,7 @@ class Campaign:
     def _attacked(self) -> Iterator[Artifact]:
         yield self.bundle.artifact(BASELINE)
         yield self.bundle.artifact(GRAPH)
-        yield from self.bundle.edges("int8")
+        yield from judged_artifacts(self.bundle, self.recipe)
 
     def _target(self, artifact: Artifact, attacker: ImageSet) -> Target:
         return target_of(
@@ -221,3 +222,19 @@ class Campaign:
             threads=self.threads,
             progress=self.progress,
         )
+
+
+def judged_artifacts(bundle: Bundle, recipe: AttackRecipe) -> tuple[Artifact, ...]:
+    """Return the INT8 edges that the recipe names, or every one, in the bundle's order.
+
+    Raises:
+        InputError: the bundle has no INT8 edge of a name.
+    """
+    edges = bundle.edges("int8")
+    unknown = [name for name in recipe.artifacts if name not in {a.name for a in edges}]
+    if unknown:
+        raise InputError(
+            f"attack.artifacts names {', '.join(unknown)}; the bundle's INT8 edges are "
+            f"{', '.join(a.name for a in edges)}"
+        )
+    return tuple(a for a in edges if not recipe.artifacts or a.name in recipe.artifacts)

@@ -9,7 +9,7 @@ import numpy as np
 
 from attack.base import Outcome
 from attack.cache import TensorCache
-from attack.campaign import BASELINE, Campaign
+from attack.campaign import BASELINE, Campaign, judged_artifacts
 from attack.controls import controls_of, scale_of
 from attack.decoder import DESCRIPTION
 from attack.features import EAGER
@@ -71,7 +71,7 @@ def attack_bundle(
     progress: Progress | None = None,
     threads: int = DEFAULT_THREADS,
 ) -> AttackRecord:
-    """Attack every INT8 artifact of a bundle and the FP32 edge, and judge by the recipe's margin.
+    """Attack the INT8 artifacts of a bundle and the FP32 edge, and judge by the recipe's margin.
 
     Features and decoders are cached by the hash of all that decides them, so a killed attack goes
     on where it was and gives the same record.
@@ -86,6 +86,7 @@ def attack_bundle(
         threads: of torch and of the runtimes; the bits of the result depend on it.
 
     Raises:
+        InputError: the recipe names an artifact that the bundle does not have.
         DataError: too few images, images of another size than the bundle's, or A4's images are
             those of the victims' own source.
         ArtifactError: an artifact does not load or run, or sends a value that is not finite.
@@ -94,6 +95,7 @@ def attack_bundle(
     """
     started = time.perf_counter()
     _check_sets(bundle, splits)
+    judged_artifacts(bundle, recipe)
     campaign = _campaign(bundle, splits, recipe, cache, threads, progress)
     return _Session(campaign).record(pictures, started)
 
@@ -163,7 +165,7 @@ class _Session:
         scale = scale_of(self.splits.attacker, self.splits.victim, campaign.victims)
         campaign.run()
         references = campaign.references()
-        judged = tuple(a.name for a in self.bundle.edges("int8"))
+        judged = tuple(a.name for a in judged_artifacts(self.bundle, recipe))
         gates = tuple(control_gates(scale, references, self.outcomes, BASELINE, recipe))
         controls = controls_of(scale, references, campaign.meter.original_top1, gates)
         drift = tuple(drift_gates(self.outcomes, EAGER, judged, recipe))

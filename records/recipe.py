@@ -160,7 +160,8 @@ class AttackRecipe(Section, frozen=True, kw_only=True):
     ``white_box_images``: A2 attacks the first so many victims, with ``white_box_iterations`` steps.
     ``query_budgets``: training pairs of A3; those that are not below the attacker's images are left
     out, A1 stands for them. ``ood_source``: where A4's auxiliary images come from, as
-    ``data.source``. ``controls``: those that cost trainings of their own.
+    ``data.source``. ``controls``: those that cost trainings of their own. ``artifacts``: names of
+    the INT8 edges to attack; none named: every one.
     """
 
     levels: Annotated[tuple[Literal["A0", "A1", "A2", "A3", "A4"], ...], Meta(min_length=1)] = (
@@ -189,6 +190,7 @@ class AttackRecipe(Section, frozen=True, kw_only=True):
     )
     ood_source: str = "photos"
     controls: tuple[CostlyControl, ...] = ("logits", "bits16")
+    artifacts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse levels without those that they are built on, and lists in no order."""
@@ -201,6 +203,8 @@ class AttackRecipe(Section, frozen=True, kw_only=True):
                 raise ValueError(f"levels with {level} must contain A1: it is measured against it")
         if len(set(self.levels)) != len(self.levels):
             raise ValueError("the same level is named twice")
+        if len(set(self.artifacts)) != len(self.artifacts):
+            raise ValueError("the same artifact is named twice")
         if sorted(set(self.query_budgets)) != list(self.query_budgets):
             raise ValueError("query_budgets must ascend")
         _refuse_unknown_source(self.ood_source)

@@ -98,7 +98,9 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     the module that makes them. ``refined_tensors``: for so many of the most harmful tensors the
     range is fitted to the loss of the whole network. ``bias_correction``: takes back the mean error
     of every channel. ``boundary_bits``: of the tensor that is sent; weights and inner activations
-    keep 8.
+    keep 8. ``qat``: train the quantized edge against the FP32 network's answers, from the
+    calibrated ranges on; ``qat_images``: the first so many training images, None: all;
+    ``qat_learning_rate``: relative to the size of each weight tensor.
     """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
@@ -108,6 +110,12 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     refined_tensors: Annotated[int, Meta(ge=0)] = 0
     bias_correction: bool = False
     boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
+    qat: bool = False
+    qat_epochs: Count = 1
+    qat_images: Annotated[int, Meta(ge=2)] | None = None
+    qat_batch_size: Count = 64
+    qat_learning_rate: Positive = 1e-3
+    qat_seed: Seed = 0
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
 
     def __post_init__(self) -> None:

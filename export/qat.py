@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.ao.quantization import QConfigMapping
 from torch.ao.quantization.fake_quantize import FakeQuantize
-from torch.ao.quantization.observer import MovingAverageMinMaxObserver
-from torch.ao.quantization.observer import MovingAveragePerChannelMinMaxObserver
+from torch.ao.quantization.observer import (
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+)
 from torch.ao.quantization.quantize_fx import prepare_qat_fx
 from torch.nn.functional import cross_entropy, kl_div
 
@@ -48,7 +50,7 @@ _RANGES_FROZEN_FROM = 0.8
 
 # The whole range of the current weights: an averaging constant of 1 forgets all former ones.
 TRAINED_WEIGHTS = {
-    "per-channel": FakeQuantize.with_args(
+    "per-channel": FakeQuantize.with_args(  # type: ignore[no-untyped-call]
         observer=MovingAveragePerChannelMinMaxObserver,
         quant_min=-128,
         quant_max=127,
@@ -56,7 +58,7 @@ TRAINED_WEIGHTS = {
         qscheme=torch.per_channel_symmetric,
         averaging_constant=1.0,
     ),
-    "per-tensor": FakeQuantize.with_args(
+    "per-tensor": FakeQuantize.with_args(  # type: ignore[no-untyped-call]
         observer=MovingAverageMinMaxObserver,
         quant_min=-128,
         quant_max=127,
@@ -107,7 +109,9 @@ def _start_from(calibrated: fx.GraphModule, prepared: fx.GraphModule) -> None:
     places = _watched(prepared)
     if observers.keys() != places.keys():
         odd = ", ".join(sorted(observers.keys() ^ places.keys()))
-        raise ExportError(f"torch trains other tensors than it quantizes ({odd}); export without qat")
+        raise ExportError(
+            f"torch trains other tensors than it quantizes ({odd}); export without qat"
+        )
     made: dict[int, nn.Module] = {}
     for name, (_, observer) in observers.items():
         if id(observer) not in made:
@@ -239,7 +243,5 @@ class _Training:
         with torch.no_grad():
             expected = self._teacher(batch).flatten(1).log_softmax(1)
         logits = self._teacher[1](self._prepared(batch)).flatten(1)
-        divergence = kl_div(
-            logits.log_softmax(1), expected, reduction="batchmean", log_target=True
-        )
+        divergence = kl_div(logits.log_softmax(1), expected, reduction="batchmean", log_target=True)
         return divergence + _LABELS_SHARE * cross_entropy(logits, labels)

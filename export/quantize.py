@@ -28,7 +28,10 @@ from torch.ao.quantization.qconfig_mapping import (
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from export.bias_correction import correct_biases, output_means
+from export.bn_reestimation import output_moments, reestimate
 from export.boundary_bits import narrow_boundary
+from export.equalization import Link, equalize
+from export.folding import normalized_layers
 from export.importance import weigh_channels
 from export.observers import RangeObserver, observers_of, passing, place_observers
 from export.qat import TRAINED_WEIGHTS, TrainingImages, prepare_training, train_edge
@@ -81,6 +84,7 @@ class QuantizedEdge:
     ``qparams``: of every quantized activation, by node name, in graph order.
     ``float_nodes``: every computing node that stays float; quantize, dequantize and taking a part
     of a tuple do not compute.
+    ``equalized``: the layers between which channels were equalized, ``first > reader, reader``.
     """
 
     float_boundary: fx.GraphModule
@@ -89,6 +93,7 @@ class QuantizedEdge:
     wire_zero_point: int
     qparams: tuple[Qparams, ...]
     float_nodes: tuple[str, ...]
+    equalized: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -133,15 +138,17 @@ def quantize_edge(
         progress: called once a refined tensor and once a training step.
 
     Raises:
-        ExportError: no calibration or training images, a weight or image that is NaN or infinite, or an
-            operator that torch cannot quantize.
+        ExportError: no calibration or training images, a weight or image that is NaN or infinite,
+            or an operator that torch cannot quantize.
         UnsupportedHereError: this build of torch has no qnnpack.
     """
     images = _calibration_images(calibration)
     _refuse_non_finite_weights(edge)
     with qnnpack_engine(), _quiet_torch(), torch.no_grad():
-        quantizer = _Quantizer(images, recipe, server, training, progress)
-        converted = quantizer.run(copy.deepcopy(edge).eval())
+        plain, links = _equalized(copy.deepcopy(edge).eval(), recipe)
+        normalized = frozenset(str(node.target) for node in normalized_layers(edge))
+        quantizer = _Quantizer(images, normalized, recipe, server, training, progress)
+        converted = quantizer.run(plain)
         _clamp_contiguous_tensors_only(converted)
         last = _end_quantized(converted, images, recipe)
         if recipe.boundary_bits < 8:
@@ -155,7 +162,14 @@ def quantize_edge(
             wire_zero_point=wire_tensor.q_zero_point(),
             qparams=_qparams(values),
             float_nodes=_float_nodes(converted, values),
+            equalized=tuple(str(link) for link in links),
         )
+
+
+def _equalized(
+    edge: fx.GraphModule, recipe: ExportRecipe
+) -> tuple[fx.GraphModule, tuple[Link, ...]]:
+    return equalize(edge) if recipe.equalization else (edge, ())
 
 
 def _calibration_images(calibration: Sequence[Tensor]) -> Tensor:
@@ -197,9 +211,10 @@ def _qconfig(weight: Any) -> QConfig:
 
 @dataclass(frozen=True)
 class _Quantizer:
-    """From a float edge to the converted one."""
+    """From a float edge to the converted one; ``normalized``: its layers before a BatchNorm."""
 
     images: Tensor
+    normalized: frozenset[str]
     recipe: ExportRecipe
     server: nn.Module | None
     training: TrainingImages | None
@@ -208,7 +223,10 @@ class _Quantizer:
     def run(self, edge: fx.GraphModule) -> fx.GraphModule:
         try:
             prepared = self._calibrated(edge)
-            converted = self._trained(edge, prepared) if self.recipe.qat else self._plain(prepared)
+            if self.recipe.qat:
+                converted = self._trained(edge, prepared)
+            else:
+                converted = self._corrected(prepared)
             converted(self.images[:1])
         except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
             raise ExportError(f"torch cannot quantize this edge: {error}") from error
@@ -222,17 +240,23 @@ class _Quantizer:
             weigh_channels(prepared, server, images)
         _calibrate(prepared, images)
         if server is not None and recipe.refined_tensors:
-            refine_ranges(
-                prepared, server, images, recipe.refined_tensors, progress=self.progress
-            )
+            refine_ranges(prepared, server, images, recipe.refined_tensors, progress=self.progress)
         return prepared
 
-    def _plain(self, prepared: fx.GraphModule) -> fx.GraphModule:
-        correct = self.recipe.bias_correction
-        means = _float_means(prepared, self.images) if correct else None
+    def _corrected(self, prepared: fx.GraphModule) -> fx.GraphModule:
+        """Convert, with the corrections that the recipe asks for."""
+        images = self.images
+        moments, means = None, None
+        with passing(observers_of(prepared).values()):
+            if self.recipe.bn_reestimation:
+                moments = output_moments(prepared, self.normalized, images)
+            if self.recipe.bias_correction:
+                means = output_means(prepared, images)
         converted = convert_fx(prepared)
+        if moments is not None:
+            reestimate(converted, moments, images)
         if means is not None:
-            correct_biases(converted, means, self.images)
+            correct_biases(converted, means, images)
         return converted
 
     def _trained(self, edge: fx.GraphModule, calibrated: fx.GraphModule) -> fx.GraphModule:
@@ -240,15 +264,8 @@ class _Quantizer:
             raise ExportError("quantization-aware training needs the server and training images")
         mapping, example = _training_mapping(self.recipe), self.images[:1]
         prepared = prepare_training(edge, calibrated, mapping, example)
-        train_edge(
-            prepared, edge, self.server, self.training, self.recipe, progress=self.progress
-        )
+        train_edge(prepared, edge, self.server, self.training, self.recipe, progress=self.progress)
         return convert_fx(prepared)
-
-
-def _float_means(prepared: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
-    with passing(observers_of(prepared).values()):
-        return output_means(prepared, images)
 
 
 def _calibrate(prepared: fx.GraphModule, images: Tensor) -> None:

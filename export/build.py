@@ -124,6 +124,7 @@ def export_bundle(
             artifacts=artifacts,
             qparams=halves.quantized.qparams,
             float_nodes=halves.quantized.float_nodes,
+            equalized=halves.quantized.equalized,
             engine="qnnpack",
             versions=tool_versions(),
         )

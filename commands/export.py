@@ -139,6 +139,8 @@ def _print_table(manifest: Manifest, out: Path) -> None:
         f"{wire.packed_bytes:,} bytes per image packed (docs/wire-format.md)"
     )
     if manifest.recipe.export.equalization:
-        console.print(f"equalized: {'; '.join(manifest.equalized) or 'no layers that a ReLU joins'}")
+        console.print(
+            f"equalized: {'; '.join(manifest.equalized) or 'no layers that a ReLU joins'}"
+        )
     left = ", ".join(manifest.float_nodes) or "none"
     console.print(f"nodes left in float: {left}   bundle {manifest.bundle_id[:16]}")

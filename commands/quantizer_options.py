@@ -33,7 +33,7 @@ _OPTIONS = (
     click.option(
         "--qat-learning-rate",
         type=float,
-        help="Relative to the size of each weight tensor  [default: 0.001]",
+        help="Relative to the size of each weight tensor  [default: 0.003]",
     ),
     click.option("--qat-seed", type=int, help="Of the order, crops and flips  [default: 0]"),
 )

@@ -12,6 +12,8 @@ from torch.ao.quantization.fake_quantize import FakeQuantizeBase
 
 from export.observers import RangeObserver
 
+_MOST_GROWTH = 5.0
+
 
 class LearnedRange(FakeQuantizeBase):
     """Rounds a tensor to the grid between two ends, and learns by what factor each end moves.
@@ -39,6 +41,11 @@ class LearnedRange(FakeQuantizeBase):
         """Return the ends in use, float32 (2,), low ≤ 0 ≤ high."""
         start: Tensor = self.start  # type: ignore[assignment]
         return start * self.growth.exp()
+
+    def hold(self) -> None:
+        """Keep both factors between 1/150 and 150, or a wild step would leave no grid at all."""
+        with torch.no_grad():
+            self.growth.clamp_(-_MOST_GROWTH, _MOST_GROWTH)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a float32 tensor of any shape, rounded; gradients pass between the ends."""

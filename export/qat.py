@@ -238,6 +238,8 @@ class _Training:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
+        for learned in self._ranges:
+            learned.hold()
 
     def _loss(self, batch: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():

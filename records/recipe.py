@@ -117,7 +117,7 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     qat_epochs: Count = 1
     qat_images: Annotated[int, Meta(ge=2)] | None = None
     qat_batch_size: Count = 64
-    qat_learning_rate: Positive = 1e-3
+    qat_learning_rate: Positive = 3e-3
     qat_seed: Seed = 0
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
 

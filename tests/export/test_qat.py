@@ -168,10 +168,18 @@ def test_training_without_images_or_server_is_refused() -> None:
         quantize_edge(halves().edge, [batch()], TRAINED, halves().server, one)
 
 
-def test_a_loss_that_is_no_longer_finite_is_named() -> None:
-    wild = msgspec.structs.replace(TRAINED, qat_learning_rate=1e39)
-    with pytest.raises(ExportError, match="qat_learning_rate"):
-        run(wild)
+class Overflow(nn.Module):
+    """Makes logits that no float32 softmax can compare."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits * 3e38
+
+
+def test_a_loss_that_is_not_finite_is_named() -> None:
+    wild = nn.Sequential(copy.deepcopy(halves().server), Overflow())
+    training = TrainingImages(images(), SPEC)
+    with pytest.raises(ExportError, match=r"not finite at step 0; lower qat_learning_rate"):
+        quantize_edge(halves().edge, [batch()], TRAINED, wild, training)
 
 
 def observer(low: float, high: float) -> RangeObserver:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
+from commands.quantizer_options import quantizer_options
 from commands.recipe_options import (
     data_option,
     force_option,
@@ -55,6 +57,7 @@ from records.manifest import Manifest
     type=click.Choice(["8", "6", "4", "3", "2", "1"]),
     help="Bits of each value that is sent; weights keep 8  [default: 8]",
 )
+@quantizer_options
 @click.option("--opset", type=int, help="ONNX opset.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
 @force_option
@@ -75,6 +78,7 @@ def command(
     out: Path,
     force: bool,
     as_json: bool,
+    **quantizer: Any,
 ) -> None:
     """Quantize the edge head and write a bundle: .ptl, QDQ ONNX, server half, manifest.
 
@@ -94,6 +98,7 @@ def command(
             "bias_correction": bias_correction,
             "boundary_bits": None if boundary_bits is None else int(boundary_bits),
             "opset": opset,
+            **quantizer,
         },
     )
     from pipeline.exporting import export_from_weights
@@ -133,5 +138,9 @@ def _print_table(manifest: Manifest, out: Path) -> None:
         f"sent: {wire.shape} at {wire.bits} bit{'s' if wire.bits > 1 else ''} a value = "
         f"{wire.packed_bytes:,} bytes per image packed (docs/wire-format.md)"
     )
+    if manifest.recipe.export.equalization:
+        console.print(
+            f"equalized: {'; '.join(manifest.equalized) or 'no layers that a ReLU joins'}"
+        )
     left = ", ".join(manifest.float_nodes) or "none"
     console.print(f"nodes left in float: {left}   bundle {manifest.bundle_id[:16]}")

@@ -18,6 +18,7 @@ from baseline.preprocessing import preprocess
 from baseline.split import SplitNetwork, split_network
 from export import fx_graph, onnx_float, onnx_qdq, torchscript
 from export.bundle import load_bundle, seal
+from export.qat import TrainingImages
 from export.quantize import QuantizedEdge, qnnpack_engine, quantize_edge
 from export.weights import WeightBytes, float_weight_bytes, weight_bytes
 from records import codec, files
@@ -86,12 +87,13 @@ def export_bundle(
     Args:
         model: the trained network in eval mode, (N, 3, S, S) float32 → (N, classes) float32.
         recipe: goes whole into the manifest; ``recipe.export`` decides the quantization.
-        splits: the calibration set is preprocessed and observed.
+        splits: the calibration set is preprocessed and observed; with ``recipe.export.qat`` the
+            train set trains the edge.
         split: module path whose output is the boundary.
         folder: the bundle's folder.
         checkpoint_sha256: hash of the checkpoint file that ``model`` was loaded from.
         replace: allow an existing bundle to be replaced.
-        progress: called once an artifact.
+        progress: called once a refined range, a training step and an artifact.
 
     Returns:
         The sealed manifest.
@@ -101,7 +103,7 @@ def export_bundle(
         ExportError: an operator cannot be quantized or written.
         OverwriteError: the folder exists and ``replace`` is false.
     """
-    halves = _quantized_halves(model, recipe, splits, split)
+    halves = _quantized_halves(model, recipe, splits, split, progress)
     with files.new_folder(folder, replace=replace) as partial:
         artifacts = tuple(_write_artifacts(halves, recipe, partial, progress))
         manifest = seal(
@@ -122,6 +124,7 @@ def export_bundle(
             artifacts=artifacts,
             qparams=halves.quantized.qparams,
             float_nodes=halves.quantized.float_nodes,
+            equalized=halves.quantized.equalized,
             engine="qnnpack",
             versions=tool_versions(),
         )
@@ -135,14 +138,19 @@ def tool_versions() -> dict[str, str]:
     return {name: version(name) for name in _VERSIONED} | {"python": platform.python_version()}
 
 
-def _quantized_halves(model: nn.Module, recipe: Recipe, splits: ImageSplits, split: str) -> _Halves:
+def _quantized_halves(
+    model: nn.Module, recipe: Recipe, splits: ImageSplits, split: str, progress: Progress
+) -> _Halves:
     halves = split_network(model, split)
     images = splits.calibration.images
     if len(images) == 0:
         raise ExportError("the calibration set is empty; set [data] calibration in the recipe")
-    native = preprocess(images, preprocessing_of(recipe, splits.record.native_size))
-    batches = torch.split(torch.from_numpy(native), CALIBRATION_BATCH)
-    quantized = quantize_edge(halves.edge, batches, recipe.export, halves.server)
+    spec = preprocessing_of(recipe, splits.record.native_size)
+    batches = torch.split(torch.from_numpy(preprocess(images, spec)), CALIBRATION_BATCH)
+    training = TrainingImages(splits.train, spec)
+    quantized = quantize_edge(
+        halves.edge, batches, recipe.export, halves.server, training, progress=progress
+    )
     return _Halves(
         split=halves,
         quantized=quantized,

@@ -98,7 +98,10 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     the module that makes them. ``refined_tensors``: for so many of the most harmful tensors the
     range is fitted to the loss of the whole network. ``bias_correction``: takes back the mean error
     of every channel. ``boundary_bits``: of the tensor that is sent; weights and inner activations
-    keep 8.
+    keep 8. ``equalization``: of channels between layers that a ReLU joins. ``bn_reestimation``: of
+    the BatchNorm statistics, on the quantized edge. ``qat``: train the quantized edge from the
+    calibrated ranges on, with the answers of the FP32 network; ``qat_images``: the first so many
+    training images, None for all; ``qat_learning_rate``: relative to the size of a weight tensor.
     """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
@@ -108,6 +111,14 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     refined_tensors: Annotated[int, Meta(ge=0)] = 0
     bias_correction: bool = False
     boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
+    equalization: bool = False
+    bn_reestimation: bool = False
+    qat: bool = False
+    qat_epochs: Count = 1
+    qat_images: Annotated[int, Meta(ge=2)] | None = None
+    qat_batch_size: Count = 64
+    qat_learning_rate: Positive = 3e-3
+    qat_seed: Seed = 0
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
 
     def __post_init__(self) -> None:
@@ -117,6 +128,11 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
                 raise ValueError(f"split {split!r} is not a module path such as features.3")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError("the same split is named twice")
+        if self.qat and (self.bias_correction or self.bn_reestimation):
+            raise ValueError(
+                "qat trains the biases and scales that bias_correction and bn_reestimation would "
+                "overwrite; leave them out"
+            )
 
     def uses(self, observer: ActivationObserver) -> bool:
         """Return whether any tensor is watched by this method."""

@@ -1,4 +1,4 @@
-"""``edgeveil export``: the bits of what is sent, from the option to the bundle."""
+"""``edgeveil export``: from the options to the bundle."""
 
 from __future__ import annotations
 
@@ -64,3 +64,42 @@ def test_other_bits_are_refused(inputs: Path, tmp_path: Path, bits: str) -> None
     assert done.exit_code == 2
     assert "--boundary-bits" in done.output
     assert not (tmp_path / "b").exists()
+
+
+def test_training_options_reach_the_recipe_in_the_manifest(inputs: Path, tmp_path: Path) -> None:
+    options = [
+        "--qat",
+        "--qat-epochs",
+        "2",
+        "--qat-images",
+        "8",
+        "--qat-batch-size",
+        "4",
+        "--qat-seed",
+        "5",
+    ]
+    done = export(inputs, tmp_path / "b", *options, "--qat-learning-rate", "0.002")
+    assert done.exit_code == 0, done.output
+    told = load_bundle(tmp_path / "b").manifest.recipe.export
+    assert (told.qat, told.qat_epochs, told.qat_images, told.qat_batch_size) == (True, 2, 8, 4)
+    assert (told.qat_seed, told.qat_learning_rate) == (5, 0.002)
+
+
+def test_equalized_layers_are_printed(inputs: Path, tmp_path: Path) -> None:
+    done = export(
+        inputs, tmp_path / "b", "--cross-layer-equalization", "--bn-reestimation", "--no-qat"
+    )
+    assert done.exit_code == 0, done.output
+    manifest = load_bundle(tmp_path / "b").manifest
+    assert manifest.recipe.export.equalization
+    assert manifest.recipe.export.bn_reestimation
+    assert "block2.squeeze.reduce > block2.squeeze.expand" in manifest.equalized
+    assert "equalized: " in done.output
+    assert "block2.squeeze.reduce > block2.squeeze.expand" in " ".join(done.output.split())
+
+
+def test_training_and_what_it_would_overwrite_are_refused(inputs: Path, tmp_path: Path) -> None:
+    for option in ("--bias-correction", "--bn-reestimation"):
+        done = export(inputs, tmp_path / "b", "--qat", option)
+        assert done.exit_code != 0
+        assert "leave them out" in str(done.exception)

@@ -38,7 +38,7 @@ class LearnedRange(FakeQuantizeBase):
         self._observer = [observer]  # in a list: no submodule, its state is not this module's
 
     def ends(self) -> Tensor:
-        """Return the ends in use, float32 (2,), low ≤ 0 ≤ high."""
+        """Return the ends in use, float32 of shape (2,), low ≤ 0 ≤ high."""
         start: Tensor = self.start  # type: ignore[assignment]
         return start * self.growth.exp()
 

@@ -22,7 +22,8 @@ from export.quantize import QuantizedEdge, qnnpack_engine, quantize_edge
 from records.errors import ExportError
 from records.manifest import Preprocessing
 from records.recipe import ExportRecipe
-from tests.export.edges import network
+from tests.export.edges import batch as smooth_batch
+from tests.export.edges import network, quantized, split
 
 PLAIN = ExportRecipe(weight_observer="per-tensor", activation_observer="min-max")
 TRAINED = msgspec.structs.replace(PLAIN, qat=True, qat_epochs=6, qat_batch_size=32)
@@ -220,3 +221,26 @@ def test_an_end_at_zero_stays_there() -> None:
         learned.growth.fill_(1.0)
     assert learned.ends().tolist() == pytest.approx([0.0, 2.0 * np.e], rel=1e-6)
     assert int(learned.calculate_qparams()[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "cut"),
+    [
+        ("mobilenet_v3_small", "features.4"),
+        ("mobilenet_v2", "features.3"),
+        ("shufflenet_v2_x1_0", "stage3.0"),
+        ("resnet18", "layer2.0"),
+    ],
+)
+def test_other_networks_are_trained_on_the_tensors_that_they_quantize(name: str, cut: str) -> None:
+    few = ImageSet(images=native()[:4], labels=np.zeros(4, dtype=np.int64))
+    parts, plain = split(name, cut), quantized(name, cut)
+    recipe = ExportRecipe(activation_observer="min-max", qat=True, qat_batch_size=2)
+    trained = quantize_edge(
+        parts.edge, [smooth_batch()], recipe, parts.server, TrainingImages(few, SPEC)
+    )
+    assert [q.tensor for q in trained.qparams] == [q.tensor for q in plain.qparams]
+    assert trained.float_nodes == plain.float_nodes
+    assert trained.qparams != plain.qparams
+    first, second = ([(n.op, str(n.target)) for n in e.wire.graph.nodes] for e in (plain, trained))
+    assert first == second

@@ -29,7 +29,10 @@ from records.manifest import Manifest
     help="Trained weights: safetensors, or a torch checkpoint  [required here or in recipe]",
 )
 @image_size_option
-@click.option("--split", help="The edge ends with the output of this module, e.g. features.3.")
+@click.option(
+    "--split",
+    help="The edge ends with the output of this module, e.g. features.3; output: the whole network.",
+)
 @click.option(
     "--weight-observer",
     type=click.Choice(["per-channel", "per-tensor"]),

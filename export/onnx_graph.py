@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,22 @@ PRODUCER = "edgeveil"
 BATCH_AXIS = "N"
 
 
+#: Constants of so few values (scalars, shapes) are not called after what reads them.
+_FEW_VALUES = 8
+
+
 class OnnxGraph:
-    """Nodes and initializers in the order in which they are added, every name used once."""
+    """Nodes and initializers in the order in which they are added.
+
+    Names are a tenth of a small file: equal constants are stored once, nodes have no names of their
+    own, and what is only passed from one node to the next is numbered.
+    """
 
     def __init__(self, reserved: tuple[str, ...]) -> None:
         """Start empty; ``reserved`` names are left for the graph's ends."""
         self._taken = set(reserved)
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._numbers = itertools.count(1)
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
 
@@ -34,24 +45,37 @@ class OnnxGraph:
         self._taken.add(chosen)
         return chosen
 
-    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
-        """Store an array of any shape and dtype as an initializer and return its name."""
-        chosen = self.unused(name)
-        self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), chosen))
-        return chosen
+    def numbered(self, letter: str) -> str:
+        """Return a short name that is not taken, such as ``t12``."""
+        return self.unused(f"{letter}{next(self._numbers)}")
 
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Add a node with one output and return the output's name; empty inputs are omitted."""
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Return the initializer of an array of any shape and dtype, stored once for all equals.
+
+        A large array that is new gets the name given, or the first free ``name_2`` …; a small one a
+        number.
+        """
+        array = np.asarray(array, order="C")
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            chosen = self.numbered("c") if array.size <= _FEW_VALUES else self.unused(name)
+            self._initializers.append(numpy_helper.from_array(array, chosen))
+            self._constants[key] = chosen
+        return self._constants[key]
+
+    def node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        """Add a node with one output and return the output's name; empty inputs are omitted.
+
+        Without a name of its own the output is numbered.
+        """
         return self.nodes(kind, inputs, [output], **attributes)[0]
 
     def nodes(
         self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any
     ) -> list[str]:
         """Add a node with several outputs and return their names."""
-        chosen = [self.unused(name) for name in outputs]
-        self._nodes.append(
-            helper.make_node(kind, inputs, chosen, name=f"{kind}/{chosen[0]}", **attributes)
-        )
+        chosen = [self.unused(name) if name else self.numbered("t") for name in outputs]
+        self._nodes.append(helper.make_node(kind, inputs, chosen, **attributes))
         return chosen
 
     def rename(self, old: str, new: str) -> None:
@@ -80,8 +104,9 @@ def batched(name: str, element_type: int, shape: tuple[int, ...]) -> onnx.ValueI
 def model_bytes(model: onnx.ModelProto, name: str) -> bytes:
     """Check a model and serialize it with nothing in it that depends on where or when it was made.
 
-    Doc strings, metadata and stack traces are dropped, so that no path of this machine leaks; the
-    IR version is the oldest that the opset allows, for older runtimes.
+    Doc strings, metadata and stack traces are dropped, so that no path of this machine leaks, and
+    the names of nodes, which nothing reads; the IR version is the oldest that the opset allows, for
+    older runtimes.
 
     Args:
         model: is stripped in place.
@@ -104,6 +129,8 @@ def model_bytes(model: onnx.ModelProto, name: str) -> bytes:
 
 def _strip(model: onnx.ModelProto) -> None:
     for part in _parts(model.graph):
+        if isinstance(part, onnx.NodeProto):
+            part.ClearField("name")
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
     for field in ("doc_string", "metadata_props", "producer_version", "domain", "model_version"):

@@ -24,8 +24,8 @@ _FEW_VALUES = 8
 class OnnxGraph:
     """Nodes and initializers in the order in which they are added.
 
-    Names are a tenth of a small file: equal constants are stored once, nodes have no names of their
-    own, and what is only passed from one node to the next is numbered.
+    Names are a third of a small file: equal constants are stored once, and what is only passed from
+    one node to the next is numbered.
     """
 
     def __init__(self, reserved: tuple[str, ...]) -> None:
@@ -104,9 +104,8 @@ def batched(name: str, element_type: int, shape: tuple[int, ...]) -> onnx.ValueI
 def model_bytes(model: onnx.ModelProto, name: str) -> bytes:
     """Check a model and serialize it with nothing in it that depends on where or when it was made.
 
-    Doc strings, metadata and stack traces are dropped, so that no path of this machine leaks, and
-    the names of nodes, which nothing reads; the IR version is the oldest that the opset allows, for
-    older runtimes.
+    Doc strings, metadata and stack traces are dropped, so that no path of this machine leaks; nodes
+    are numbered; the IR version is the oldest that the opset allows, for older runtimes.
 
     Args:
         model: is stripped in place.
@@ -128,9 +127,10 @@ def model_bytes(model: onnx.ModelProto, name: str) -> bytes:
 
 
 def _strip(model: onnx.ModelProto) -> None:
+    # ONNX Runtime derives the names of new tensors from those of nodes: they must differ.
+    for number, node in enumerate(model.graph.node):
+        node.name = f"n{number}"
     for part in _parts(model.graph):
-        if isinstance(part, onnx.NodeProto):
-            part.ClearField("name")
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
     for field in ("doc_string", "metadata_props", "producer_version", "domain", "model_version"):

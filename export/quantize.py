@@ -26,6 +26,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from export.bias_correction import correct_biases, output_means
 from export.boundary_bits import narrow_boundary
+from export.float_layers import find_float_layers, require_float, take_apart_fused
 from export.importance import weigh_channels
 from export.observers import RangeObserver, observers_of, passing, place_observers
 from export.refine import refine_ranges
@@ -63,6 +64,10 @@ _CLAMPS = (
     "clamp",
     "clamp_",
 )
+
+
+#: What FX raises for a network that it cannot quantize.
+_TORCH_ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -137,13 +142,15 @@ def quantize_edge(
             last = narrow_boundary(converted, _batches(images), recipe.boundary_bits)
         values = _observe(converted, images[:1])
         wire_tensor = values[last.name]
+        float_nodes = _float_nodes(converted, values)
+        require_float(converted, recipe.float_layers, float_nodes)
         return QuantizedEdge(
             float_boundary=converted,
             wire=_ending_at_wire(converted),
             wire_scale=wire_tensor.q_scale(),
             wire_zero_point=wire_tensor.q_zero_point(),
             qparams=_qparams(values),
-            float_nodes=_float_nodes(converted, values),
+            float_nodes=float_nodes,
         )
 
 
@@ -179,21 +186,61 @@ def _prepare_and_convert(
     edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe, server: nn.Module | None
 ) -> fx.GraphModule:
     try:
-        prepared = prepare_fx(edge, _qconfig_mapping(recipe), (images[:1],))
-        place_observers(prepared, recipe.observer_of)
-        if server is not None and recipe.uses("fisher"):
-            weigh_channels(prepared, server, images)
-        _calibrate(prepared, images)
-        if server is not None and recipe.refined_tensors:
-            refine_ranges(prepared, server, images, recipe.refined_tensors)
+        prepared = _calibrated(edge, images, recipe, server)
         means = _float_means(prepared, images) if recipe.bias_correction else None
         converted = convert_fx(prepared)
+        take_apart_fused(converted)
         if means is not None:
             correct_biases(converted, means, images)
         converted(images[:1])
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
+    except _TORCH_ERRORS as error:
         raise ExportError(f"torch cannot quantize this edge: {error}") from error
     return converted
+
+
+def calibrated_edge(
+    edge: fx.GraphModule,
+    calibration: Sequence[Tensor],
+    recipe: ExportRecipe,
+    server: nn.Module | None = None,
+) -> fx.GraphModule:
+    """Return FX's prepared graph of an edge with the ranges that ``quantize_edge`` would use.
+
+    It computes in float; its observers know their scales. Arguments and errors as there.
+    """
+    images = _calibration_images(calibration)
+    _refuse_non_finite_weights(edge)
+    with qnnpack_engine(), _quiet_torch(), torch.no_grad():
+        try:
+            return _calibrated(copy.deepcopy(edge).eval(), images, recipe, server)
+        except _TORCH_ERRORS as error:
+            raise ExportError(f"torch cannot quantize this edge: {error}") from error
+
+
+def _calibrated(
+    edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe, server: nn.Module | None
+) -> fx.GraphModule:
+    prepared = _prepared(edge, images, recipe)
+    place_observers(prepared, recipe.observer_of)
+    if server is not None and recipe.uses("fisher"):
+        weigh_channels(prepared, server, images)
+    _calibrate(prepared, images)
+    if server is not None and recipe.refined_tensors:
+        refine_ranges(prepared, server, images, recipe.refined_tensors)
+    return prepared
+
+
+def _prepared(edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe) -> fx.GraphModule:
+    """Return FX's prepared graph, float layers without observers; nothing observed yet."""
+    mapping, example = _qconfig_mapping(recipe), (images[:1],)
+    if recipe.float_layers:
+        plain = prepare_fx(copy.deepcopy(edge), mapping, example)
+        chosen = find_float_layers(edge, plain, recipe.float_layers)
+        for path in chosen.modules:
+            mapping.set_module_name(path, None)
+        for function, index in chosen.functions:
+            mapping.set_module_name_object_type_order("", function, index, None)
+    return prepare_fx(edge, mapping, example)
 
 
 def _float_means(prepared: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:

@@ -97,8 +97,9 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     ``observers``: another method than ``activation_observer`` for single tensors, by the path of
     the module that makes them. ``refined_tensors``: for so many of the most harmful tensors the
     range is fitted to the loss of the whole network. ``bias_correction``: takes back the mean error
-    of every channel. ``boundary_bits``: of the tensor that is sent; weights and inner activations
-    keep 8.
+    of every channel. ``float_layers``: modules (with all inside them) and graph nodes that stay in
+    float in every artifact; see `edgeveil sensitivity`. ``boundary_bits``: of the tensor that is
+    sent; weights and inner activations keep 8.
     """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
@@ -107,16 +108,22 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     observers: dict[str, ActivationObserver] = {}
     refined_tensors: Annotated[int, Meta(ge=0)] = 0
     bias_correction: bool = False
+    float_layers: tuple[str, ...] = ()
     boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
 
     def __post_init__(self) -> None:
-        """Refuse a split that is no module path, and the same split twice."""
+        """Refuse a split or float layer that is no module path, and the same one twice."""
         for split in self.splits:
             if not _MODULE_PATH.fullmatch(split):
                 raise ValueError(f"split {split!r} is not a module path such as features.3")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError("the same split is named twice")
+        for layer in self.float_layers:
+            if not _MODULE_PATH.fullmatch(layer):
+                raise ValueError(f"float layer {layer!r} is not a module path such as features.3")
+        if len(set(self.float_layers)) != len(self.float_layers):
+            raise ValueError("the same float layer is named twice")
 
     def uses(self, observer: ActivationObserver) -> bool:
         """Return whether any tensor is watched by this method."""

@@ -22,7 +22,8 @@ from records.errors import ModelError, SplitError
 
 #: Name of the server's input.
 BOUNDARY = "boundary"
-#: Cuts after the whole network, whatever its last module is called; a module of this name goes first.
+#: Cuts after the whole network, whatever its last module is called. A module of this name goes
+#: first.
 WHOLE = "output"
 
 

@@ -78,8 +78,8 @@ def require_float(converted: fx.GraphModule, names: Iterable[str], left: Iterabl
         own = [node for node in modules if _is_inside(str(node.target), name)]
         if own and not any(node.name in float_nodes for node in own):
             raise ExportError(
-                f"float layer {name!r}: between quantized neighbours torch computes it on integers; "
-                "name the module around it"
+                f"float layer {name!r}: between quantized neighbours torch computes it on "
+                "integers; name the module around it"
             )
 
 

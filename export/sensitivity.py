@@ -36,7 +36,9 @@ class _Layer:
     name: str
     kind: Literal["input", "module", "function"]
     observer: Any
+    #: The module with the weight, if any, and what makes an observer for it.
     owner: Any
+    weigh: Any
 
     def grid(self) -> tuple[float, int]:
         scale, zero_point = self.observer.calculate_qparams()
@@ -146,7 +148,7 @@ def _alone(layer: _Layer, answers: _Answers) -> LayerSensitivity:
 
 @contextlib.contextmanager
 def _tapped(observer: nn.Module, take: Any) -> Iterator[None]:
-    """Hand everything that leaves an observer to ``take``; hooks run in the order of their making."""
+    """Hand everything that leaves an observer to ``take``; the last hook made runs last."""
 
     def hook(_: nn.Module, __: Any, output: Tensor) -> None:
         take(output.clone())
@@ -170,7 +172,7 @@ def _quantized(layer: _Layer) -> Iterator[None]:
     handle = layer.observer.register_forward_hook(hook)
     kept = None if layer.owner is None else layer.owner.weight
     if kept is not None:
-        layer.owner.weight = nn.Parameter(_rounded_weight(layer.owner, kept), requires_grad=False)
+        layer.owner.weight = nn.Parameter(_rounded_weight(layer.weigh(), kept), requires_grad=False)
     try:
         yield
     finally:
@@ -179,8 +181,7 @@ def _quantized(layer: _Layer) -> Iterator[None]:
             layer.owner.weight = kept
 
 
-def _rounded_weight(owner: Any, weight: Tensor) -> Tensor:
-    observer = owner.qconfig.weight()
+def _rounded_weight(observer: Any, weight: Tensor) -> Tensor:
     observer(weight)
     scales, zero_points = observer.calculate_qparams()
     low, high = observer.quant_min, observer.quant_max
@@ -188,7 +189,9 @@ def _rounded_weight(owner: Any, weight: Tensor) -> Tensor:
         scale, zero_point = float(scales), int(zero_points)
         return torch.fake_quantize_per_tensor_affine(weight, scale, zero_point, low, high)
     axis = observer.ch_axis
-    return torch.fake_quantize_per_channel_affine(weight, scales, zero_points, axis, low, high)
+    return torch.fake_quantize_per_channel_affine(
+        weight, scales, zero_points.int(), axis, low, high
+    )
 
 
 def _layers(prepared: fx.GraphModule) -> list[_Layer]:
@@ -199,11 +202,15 @@ def _layers(prepared: fx.GraphModule) -> list[_Layer]:
         if module is None or not hasattr(module, "calculate_qparams"):
             continue
         source = node.all_input_nodes[0]
+        maker = _module(prepared, source)
+        # None for a layer left in float, whose output is quantized for the next one.
+        weigh = getattr(getattr(maker, "qconfig", None), "weight", None)
         layer = _Layer(
             name=tensor_name(source),
             kind=_KINDS.get(source.op, "function"),
             observer=module,
-            owner=_weighted(_module(prepared, source)),
+            owner=None if weigh is None else _weighted(maker),
+            weigh=weigh,
         )
         found.setdefault(id(module), layer)
     return list(found.values())
@@ -215,14 +222,8 @@ def _module(prepared: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def _weighted(module: nn.Module | None) -> Any:
     """Return the layer that holds a module's weight: itself, or the first part of a fused one."""
-    qconfig = getattr(module, "qconfig", None)
-    part: Any = module[0] if isinstance(module, nn.Sequential) else module
-    if qconfig is None or not isinstance(getattr(part, "weight", None), Tensor):
-        return None
-    if not isinstance(part, _WEIGHTED):
-        return None
-    part.qconfig = qconfig
-    return part
+    part = module[0] if isinstance(module, nn.Sequential) else module
+    return part if isinstance(part, _WEIGHTED) else None
 
 
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)

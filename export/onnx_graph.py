@@ -59,9 +59,21 @@ class OnnxGraph:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             chosen = self.numbered("c") if array.size <= _FEW_VALUES else self.unused(name)
-            self._initializers.append(numpy_helper.from_array(array, chosen))
-            self._constants[key] = chosen
+            self._constants[key] = self._store(chosen, array)
         return self._constants[key]
+
+    def own_constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Return an initializer of its own, whatever equals it; without a name it is numbered.
+
+        Where a CPU cannot multiply int8 weights, ONNX Runtime makes uint8 ones and names them after
+        these: two layers that share a weight or its zero points would make one name twice.
+        """
+        chosen = self.unused(name) if name else self.numbered("c")
+        return self._store(chosen, np.asarray(array, order="C"))
+
+    def _store(self, name: str, array: npt.NDArray[Any]) -> str:
+        self._initializers.append(numpy_helper.from_array(array, name))
+        return name
 
     def node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         """Add a node with one output and return the output's name; empty inputs are omitted.

@@ -132,10 +132,10 @@ def _dequantized_weight(
     writer: QdqWriter, call: Call, weight: Tensor, scales: Tensor, *, per_channel: bool
 ) -> str:
     name = f"{call.node.name}_weight"
-    stored = writer.graph.constant(f"{name}_int8", _array(weight.int_repr(), np.int8))
+    stored = writer.graph.own_constant(f"{name}_int8", _array(weight.int_repr(), np.int8))
     scale = writer.graph.constant(f"{name}_scale", _array(scales))
     zeros = np.zeros(tuple(scales.shape), np.int8)
-    zero_point = writer.graph.constant(f"{name}_zero_point", zeros)
+    zero_point = writer.graph.own_constant("", zeros)
     axis = {"axis": 0} if per_channel else {}
     return writer.graph.node("DequantizeLinear", [stored, scale, zero_point], **axis)
 

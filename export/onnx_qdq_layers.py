@@ -136,7 +136,7 @@ def _dequantized_weight(
     scale = writer.graph.constant(f"{name}_scale", _array(scales))
     zeros = np.zeros(tuple(scales.shape), np.int8)
     zero_point = writer.graph.own_constant("", zeros)
-    axis = {"axis": 0} if per_channel else {}
+    axis: dict[str, Any] = {"axis": 0} if per_channel else {}
     return writer.graph.node("DequantizeLinear", [stored, scale, zero_point], **axis)
 
 
@@ -157,7 +157,7 @@ def _dequantized_bias(
         rounded = torch.quantize_per_tensor(floats, float(units), 0, torch.qint32)
     stored = writer.graph.constant(f"{name}_int32", _array(rounded.int_repr(), np.int32))
     scale = _bias_scale(writer, call, scales, per_channel=per_channel)
-    axis = {"axis": 0} if per_channel else {}
+    axis: dict[str, Any] = {"axis": 0} if per_channel else {}
     return writer.graph.node("DequantizeLinear", [stored, scale], **axis)
 
 

@@ -21,7 +21,7 @@ def _max_pool(writer: QdqWriter, call: Call) -> None:
     if call.get("return_indices", 6, False):
         refuse(call.node, "the indices of a max pool are not written")
     kernel = _pair(call.get("kernel_size", 1))
-    attributes = {
+    attributes: dict[str, Any] = {
         "kernel_shape": kernel,
         "strides": _pair(call.get("stride", 2)) or kernel,
         "pads": _pair(call.get("padding", 3, 0)) * 2,

@@ -22,8 +22,8 @@ _ERRORS_ONLY = 3
 class ConvFusion:
     """What became of a model's convolutions in ONNX Runtime's optimized graph.
 
-    ``total``: convolutions of quantized weights in the file; ``fused``: QLinearConv nodes in the
-    optimized graph; ``float_left``: names of the nodes that still convolve in float.
+    ``total``: convolutions in the file; ``fused``: QLinearConv nodes in the optimized graph;
+    ``float_left``: names of the nodes that still convolve in float.
     """
 
     total: int
@@ -32,7 +32,7 @@ class ConvFusion:
 
     @property
     def complete(self) -> bool:
-        """Whether every convolution is computed in integers."""
+        """Whether every convolution of the file is computed in integers."""
         return self.fused == self.total and not self.float_left
 
 
@@ -55,7 +55,7 @@ def quantized_convolutions(path: Path) -> ConvFusion:
         raise ArtifactError(f"{path} cannot be read as ONNX: {error}") from error
     optimized = _optimized(path)
     return ConvFusion(
-        total=_quantized_weights(written.graph),
+        total=sum(1 for _ in _convolutions(written.graph)),
         fused=sum(1 for n in _convolutions(optimized.graph) if n.op_type in _INTEGER_CONVOLUTIONS),
         float_left=tuple(
             n.name or n.output[0]
@@ -69,14 +69,6 @@ def _convolutions(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         if node.op_type in _FLOAT_CONVOLUTIONS | _INTEGER_CONVOLUTIONS:
             yield node
-
-
-def _quantized_weights(graph: onnx.GraphProto) -> int:
-    """Count the convolutions whose weight is not a float: layers left in float are meant to be."""
-    real = {t.name for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
-    return sum(
-        n.op_type in _INTEGER_CONVOLUTIONS or n.input[1] not in real for n in _convolutions(graph)
-    )
 
 
 def _optimized(path: Path) -> onnx.ModelProto:

@@ -85,6 +85,10 @@ def test_a_float_layer_reaches_the_manifest_and_is_printed(inputs: Path, tmp_pat
     # Three of four bytes of the stem's 8·3·3·3 weights are not saved.
     assert weights["edge_int8_onnx"] == plain["edge_int8_onnx"] + 3 * 216
     assert weights["edge_fp32_onnx"] == plain["edge_fp32_onnx"]
+    record = check_bundle(load_bundle(tmp_path / "b"), victims_for(manifest))
+    # The stem's convolution is left in float on purpose: six others must be integers, and are.
+    assert {(f.convolutions, f.fused) for f in record.fusion} == {(6, 6)}
+    assert not [g for g in record.gates if not g.passed and g.name == "convolutions_fused"]
 
 
 @pytest.mark.parametrize("name", ["stemm", "block3", "stem.1"])

@@ -93,6 +93,7 @@ def test_scales_and_weights_are_fx_own(
             assert (scale, point) == own[names.get(node.output[0], node.output[0])]
             seen += 1
     assert seen > 5
+    scale_of = {n.input[0]: n.input[1] for n in model.graph.node if n.op_type[:5] == "Dequa"}
     for node in edge.float_boundary.graph.nodes:
         module = (
             edge.float_boundary.get_submodule(node.target) if node.op == "call_module" else None
@@ -105,7 +106,7 @@ def test_scales_and_weights_are_fx_own(
             fine = weight.qscheme() == torch.per_channel_affine
             scales = weight.q_per_channel_scales().numpy() if fine else np.array(weight.q_scale())
             np.testing.assert_array_equal(
-                values[f"{node.name}_weight_scale"], scales.astype(np.float32), strict=True
+                values[scale_of[f"{node.name}_weight_int8"]], scales.astype(np.float32), strict=True
             )
             units = scales * float(own[node.args[0].name][0])
             reals = bias.detach().double().numpy()

@@ -93,7 +93,10 @@ def test_scales_and_weights_are_fx_own(
             assert (scale, point) == own[names.get(node.output[0], node.output[0])]
             seen += 1
     assert seen > 5
-    scale_of = {n.input[0]: n.input[1] for n in model.graph.node if n.op_type[:5] == "Dequa"}
+    behind = {n.output[0]: n.input for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    scale_of = {stored[0]: stored[1] for stored in behind.values()}
+    pairs = [n.input[1:] for n in model.graph.node if n.op_type == "Conv"]
+    bias_of = {behind[weight][0]: behind[bias][0] for weight, bias in pairs}
     for node in edge.float_boundary.graph.nodes:
         module = (
             edge.float_boundary.get_submodule(node.target) if node.op == "call_module" else None
@@ -110,7 +113,7 @@ def test_scales_and_weights_are_fx_own(
             )
             units = scales * float(own[node.args[0].name][0])
             reals = bias.detach().double().numpy()
-            stored = values[f"{node.name}_bias_int32"]
+            stored = values[bias_of[f"{node.name}_weight_int8"]]
             assert stored.dtype == np.int32
             assert np.abs(stored - reals / units).max() <= 0.5001
 

@@ -31,7 +31,10 @@ from records.manifest import Manifest
     help="Trained weights: safetensors, or a torch checkpoint  [required here or in recipe]",
 )
 @image_size_option
-@click.option("--split", help="The edge ends with the output of this module, e.g. features.3.")
+@click.option(
+    "--split",
+    help="The edge ends with this module's output, e.g. features.3; output: the whole network.",
+)
 @click.option(
     "--weight-observer",
     type=click.Choice(["per-channel", "per-tensor"]),
@@ -51,6 +54,13 @@ from records.manifest import Manifest
     "--bias-correction/--no-bias-correction",
     default=None,
     help="Take back the mean error of every channel  [default: no]",
+)
+@click.option(
+    "--float-layer",
+    "float_layers",
+    multiple=True,
+    metavar="NAME",
+    help="Leave this module, or node of the graph, in float; repeatable.",
 )
 @click.option(
     "--boundary-bits",
@@ -73,6 +83,7 @@ def command(
     activation_observer: str | None,
     refined_tensors: int | None,
     bias_correction: bool | None,
+    float_layers: tuple[str, ...],
     boundary_bits: str | None,
     opset: int | None,
     out: Path,
@@ -96,6 +107,7 @@ def command(
             "activation_observer": activation_observer,
             "refined_tensors": refined_tensors,
             "bias_correction": bias_correction,
+            "float_layers": list(float_layers) or None,
             "boundary_bits": None if boundary_bits is None else int(boundary_bits),
             "opset": opset,
             **quantizer,

@@ -71,6 +71,19 @@ def preprocessing_of(recipe: Recipe, native_size: int) -> Preprocessing:
     )
 
 
+def calibration_batches(recipe: Recipe, splits: ImageSplits) -> tuple[torch.Tensor, ...]:
+    """Return the preprocessed calibration images, batches of shape (n, 3, S, S), float32.
+
+    Raises:
+        ExportError: there are none.
+    """
+    images = splits.calibration.images
+    if len(images) == 0:
+        raise ExportError("the calibration set is empty; set [data] calibration in the recipe")
+    native = preprocess(images, preprocessing_of(recipe, splits.record.native_size))
+    return torch.split(torch.from_numpy(native), CALIBRATION_BATCH)
+
+
 def export_bundle(
     model: nn.Module,
     recipe: Recipe,
@@ -142,12 +155,8 @@ def _quantized_halves(
     model: nn.Module, recipe: Recipe, splits: ImageSplits, split: str, progress: Progress
 ) -> _Halves:
     halves = split_network(model, split)
-    images = splits.calibration.images
-    if len(images) == 0:
-        raise ExportError("the calibration set is empty; set [data] calibration in the recipe")
-    spec = preprocessing_of(recipe, splits.record.native_size)
-    batches = torch.split(torch.from_numpy(preprocess(images, spec)), CALIBRATION_BATCH)
-    training = TrainingImages(splits.train, spec)
+    batches = calibration_batches(recipe, splits)
+    training = TrainingImages(splits.train, preprocessing_of(recipe, splits.record.native_size))
     quantized = quantize_edge(
         halves.edge, batches, recipe.export, halves.server, training, progress=progress
     )

@@ -31,6 +31,7 @@ from export.bias_correction import correct_biases, output_means
 from export.bn_reestimation import output_moments, reestimate
 from export.boundary_bits import narrow_boundary
 from export.equalization import Link, equalize
+from export.float_layers import find_float_layers, require_float, take_apart_fused
 from export.folding import normalized_layers
 from export.importance import weigh_channels
 from export.observers import RangeObserver, observers_of, passing, place_observers
@@ -71,6 +72,10 @@ _CLAMPS = (
     "clamp",
     "clamp_",
 )
+
+
+#: What FX raises for a network that it cannot quantize.
+_TORCH_ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -155,13 +160,15 @@ def quantize_edge(
             last = narrow_boundary(converted, _batches(images), recipe.boundary_bits)
         values = _observe(converted, images[:1])
         wire_tensor = values[last.name]
+        float_nodes = _float_nodes(converted, values)
+        require_float(converted, recipe.float_layers, float_nodes)
         return QuantizedEdge(
             float_boundary=converted,
             wire=_ending_at_wire(converted),
             wire_scale=wire_tensor.q_scale(),
             wire_zero_point=wire_tensor.q_zero_point(),
             qparams=_qparams(values),
-            float_nodes=_float_nodes(converted, values),
+            float_nodes=float_nodes,
             equalized=tuple(str(link) for link in links),
         )
 
@@ -222,26 +229,17 @@ class _Quantizer:
 
     def run(self, edge: fx.GraphModule) -> fx.GraphModule:
         try:
-            prepared = self._calibrated(edge)
+            prepared = _calibrated(
+                copy.deepcopy(edge), self.images, self.recipe, self.server, self.progress
+            )
             if self.recipe.qat:
                 converted = self._trained(edge, prepared)
             else:
                 converted = self._corrected(prepared)
             converted(self.images[:1])
-        except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
+        except _TORCH_ERRORS as error:
             raise ExportError(f"torch cannot quantize this edge: {error}") from error
         return converted
-
-    def _calibrated(self, edge: fx.GraphModule) -> fx.GraphModule:
-        recipe, server, images = self.recipe, self.server, self.images
-        prepared = prepare_fx(copy.deepcopy(edge), _qconfig_mapping(recipe), (images[:1],))
-        place_observers(prepared, recipe.observer_of)
-        if server is not None and recipe.uses("fisher"):
-            weigh_channels(prepared, server, images)
-        _calibrate(prepared, images)
-        if server is not None and recipe.refined_tensors:
-            refine_ranges(prepared, server, images, recipe.refined_tensors, progress=self.progress)
-        return prepared
 
     def _corrected(self, prepared: fx.GraphModule) -> fx.GraphModule:
         """Convert, with the corrections that the recipe asks for."""
@@ -253,6 +251,7 @@ class _Quantizer:
             if self.recipe.bias_correction:
                 means = output_means(prepared, images)
         converted = convert_fx(prepared)
+        take_apart_fused(converted)
         if moments is not None:
             reestimate(converted, moments, images)
         if means is not None:
@@ -266,6 +265,55 @@ class _Quantizer:
         prepared = prepare_training(edge, calibrated, mapping, example)
         train_edge(prepared, edge, self.server, self.training, self.recipe, progress=self.progress)
         return convert_fx(prepared)
+
+
+def calibrated_edge(
+    edge: fx.GraphModule,
+    calibration: Sequence[Tensor],
+    recipe: ExportRecipe,
+    server: nn.Module | None = None,
+) -> fx.GraphModule:
+    """Return FX's prepared graph of an edge with the ranges that ``quantize_edge`` would use.
+
+    It computes in float; its observers know their scales. Arguments and errors as there.
+    """
+    images = _calibration_images(calibration)
+    _refuse_non_finite_weights(edge)
+    with qnnpack_engine(), _quiet_torch(), torch.no_grad():
+        try:
+            return _calibrated(copy.deepcopy(edge).eval(), images, recipe, server)
+        except _TORCH_ERRORS as error:
+            raise ExportError(f"torch cannot quantize this edge: {error}") from error
+
+
+def _calibrated(
+    edge: fx.GraphModule,
+    images: Tensor,
+    recipe: ExportRecipe,
+    server: nn.Module | None,
+    progress: Progress = silent,
+) -> fx.GraphModule:
+    prepared = _prepared(edge, images, recipe)
+    place_observers(prepared, recipe.observer_of)
+    if server is not None and recipe.uses("fisher"):
+        weigh_channels(prepared, server, images)
+    _calibrate(prepared, images)
+    if server is not None and recipe.refined_tensors:
+        refine_ranges(prepared, server, images, recipe.refined_tensors, progress=progress)
+    return prepared
+
+
+def _prepared(edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe) -> fx.GraphModule:
+    """Return FX's prepared graph, float layers without observers; nothing observed yet."""
+    mapping, example = _qconfig_mapping(recipe), (images[:1],)
+    if recipe.float_layers:
+        plain = prepare_fx(copy.deepcopy(edge), mapping, example)
+        chosen = find_float_layers(edge, plain, recipe.float_layers)
+        for path in chosen.modules:
+            mapping.set_module_name(path, None)
+        for function, index in chosen.functions:
+            mapping.set_module_name_object_type_order("", function, index, None)
+    return prepare_fx(edge, mapping, example)
 
 
 def _calibrate(prepared: fx.GraphModule, images: Tensor) -> None:

@@ -97,11 +97,13 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     ``observers``: another method than ``activation_observer`` for single tensors, by the path of
     the module that makes them. ``refined_tensors``: for so many of the most harmful tensors the
     range is fitted to the loss of the whole network. ``bias_correction``: takes back the mean error
-    of every channel. ``boundary_bits``: of the tensor that is sent; weights and inner activations
-    keep 8. ``equalization``: of channels between layers that a ReLU joins. ``bn_reestimation``: of
-    the BatchNorm statistics, on the quantized edge. ``qat``: train the quantized edge from the
-    calibrated ranges on, with the answers of the FP32 network; ``qat_images``: the first so many
-    training images, None for all; ``qat_learning_rate``: relative to the size of a weight tensor.
+    of every channel. ``float_layers``: modules (with all inside them) and graph nodes that stay in
+    float in every artifact; see `edgeveil sensitivity`. ``boundary_bits``: of the tensor that is
+    sent; weights and inner activations keep 8. ``equalization``: of channels between layers that a
+    ReLU joins. ``bn_reestimation``: of the BatchNorm statistics, on the quantized edge. ``qat``:
+    train the quantized edge from the calibrated ranges on, with the answers of the FP32 network;
+    ``qat_images``: the first so many training images, None for all; ``qat_learning_rate``: relative
+    to the size of a weight tensor.
     """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
@@ -110,6 +112,7 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     observers: dict[str, ActivationObserver] = {}
     refined_tensors: Annotated[int, Meta(ge=0)] = 0
     bias_correction: bool = False
+    float_layers: tuple[str, ...] = ()
     boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
     equalization: bool = False
     bn_reestimation: bool = False
@@ -122,17 +125,24 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
 
     def __post_init__(self) -> None:
-        """Refuse a split that is no module path, and the same split twice."""
+        """Refuse a split or float layer that is no module path, and the same one twice."""
         for split in self.splits:
             if not _MODULE_PATH.fullmatch(split):
                 raise ValueError(f"split {split!r} is not a module path such as features.3")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError("the same split is named twice")
+        for layer in self.float_layers:
+            if not _MODULE_PATH.fullmatch(layer):
+                raise ValueError(f"float layer {layer!r} is not a module path such as features.3")
+        if len(set(self.float_layers)) != len(self.float_layers):
+            raise ValueError("the same float layer is named twice")
         if self.qat and (self.bias_correction or self.bn_reestimation):
             raise ValueError(
                 "qat trains the biases and scales that bias_correction and bn_reestimation would "
                 "overwrite; leave them out"
             )
+        if self.qat and self.float_layers:
+            raise ValueError("qat trains every layer quantized: leave out float_layers, or qat")
 
     def uses(self, observer: ActivationObserver) -> bool:
         """Return whether any tensor is watched by this method."""

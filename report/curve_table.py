@@ -27,14 +27,26 @@ def curve_markdown(sweep: Sweep) -> str:
 
 def _basis(sweep: Sweep) -> str:
     attack = sweep.grid.base.attack
-    controls = "all controls green" if sweep.gates_passed else "**CONTROLS FAILED**"
+    failed = [(group, gate) for group in sweep.groups for gate in group.failed_gates]
+    controls = (
+        "**CONTROLS FAILED**"
+        if any(gate.stage == "attack" for _, gate in failed)
+        else "all controls green"
+    )
+    parity = dict.fromkeys(
+        f"`{group.split}` at {group.boundary_bits} bits: {gate.name} {gate.measured:.4g}, "
+        f"limit {gate.limit:g}"
+        for group, gate in failed
+        if gate.stage == "check" and gate.measured is not None
+    )
+    missed = f" Parity gates not met: {'; '.join(parity)}." if parity else ""
     floors = {f"{group.floor_db:.2f}" for group in sweep.groups}
     return (
         f"Data `{sweep.data.source.partition(':')[0]}`, {sweep.data.attacker.count:,} attacker "
         f"images, {sweep.data.victim.count:,} victims; floor {', '.join(sorted(floors))} dB, "
         f"margin {attack.margin_db:g} dB; {controls}. FP32: the strongest attacker on the FP32 "
         "features. Hides: how much less it gets, in dB, with one-sided "
-        f"{100 * attack.confidence:g} % bounds."
+        f"{100 * attack.confidence:g} % bounds.{missed}"
     )
 
 

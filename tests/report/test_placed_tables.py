@@ -9,6 +9,7 @@ from records import codec
 from records.errors import InputError, RecordError
 from records.results import ArtifactFigures, Results, SplitFigures
 from report.curve_table import curve_markdown
+from records.sweep import FailedGate
 from report.cuts_table import cuts_markdown, within_limits
 from report.place_results import main, place_results, table_of
 from tests.report.sample_sweep import sample_sweep
@@ -111,7 +112,16 @@ def test_the_curve_has_a_row_a_group_with_its_verdict() -> None:
         assert row.startswith(f"| `{group.split}` | {group.boundary_bits} |")
         assert f"**{group.verdict}**" in row
     assert "all controls green" in table
-    assert "CONTROLS FAILED" in curve_markdown(replace(sweep, gates_passed=False))
+
+
+@pytest.mark.parametrize("stage", ["attack", "check"])
+def test_the_curve_tells_a_failed_control_from_a_missed_parity(stage: str) -> None:
+    gate = FailedGate(stage=stage, name="ceiling", artifact=None, measured=0.98, limit=0.99)  # type: ignore[arg-type]
+    sweep = sample_sweep()
+    groups = (replace(sweep.groups[0], failed_gates=(gate,)), *sweep.groups[1:])
+    table = curve_markdown(replace(sweep, groups=groups))
+    assert ("CONTROLS FAILED" in table) is (stage == "attack")
+    assert ("ceiling 0.98, limit 0.99" in table) is (stage == "check")
 
 
 def test_a_table_is_placed_between_its_markers_once(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ class OnnxGraph:
         return self._constants[key]
 
     def own_constant(self, name: str, array: npt.NDArray[Any]) -> str:
-        """Return an initializer of its own, whatever equals it; without a name it is numbered.
+        """Return an initializer of any shape of its own; without a name it is numbered.
 
         Where a CPU cannot multiply int8 weights, ONNX Runtime makes uint8 ones and names them after
         these: two layers that share a weight or its zero points would make one name twice.

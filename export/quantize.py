@@ -275,7 +275,11 @@ def calibrated_edge(
 ) -> fx.GraphModule:
     """Return FX's prepared graph of an edge with the ranges that ``quantize_edge`` would use.
 
-    It computes in float; its observers know their scales. Arguments and errors as there.
+    It computes in float; its observers know their scales. Arguments as there: batches of shape
+    (n, 3, S, S), float32.
+
+    Raises:
+        ExportError: as ``quantize_edge``.
     """
     images = _calibration_images(calibration)
     _refuse_non_finite_weights(edge)

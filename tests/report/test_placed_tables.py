@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from records import codec
 from records.errors import InputError, RecordError
 from records.results import ArtifactFigures, Results, SplitFigures
-from report.curve_table import curve_markdown
 from records.sweep import FailedGate
+from report.curve_table import curve_markdown
 from report.cuts_table import cuts_markdown, within_limits
 from report.place_results import main, place_results, table_of
 from tests.report.sample_sweep import sample_sweep

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from records.errors import InputError
@@ -15,8 +17,9 @@ HOST = "host"
 EMULATED_VICTIMS = 200
 
 
-def open_target(name: str, cache: Path | None = None) -> Target | None:
-    """Return a started target, or None for the host.
+@contextlib.contextmanager
+def opened(name: str, cache: Path | None = None) -> Iterator[Target | None]:
+    """Yield a started target, or None for the host; end it when the block is left.
 
     Args:
         name: ``host`` or the name of an emulated CPU.
@@ -27,7 +30,14 @@ def open_target(name: str, cache: Path | None = None) -> Target | None:
         UnsupportedHereError: it cannot run here; the message says what would help.
     """
     if name == HOST:
-        return None
+        yield None
+        return
     if name not in CPUS:
         raise InputError(f"--target {name!r} is none of {', '.join((HOST, *CPUS))}")
-    return EmulatedTarget(name, cache_root(cache))
+    with EmulatedTarget(name, cache_root(cache)) as target:
+        yield target
+
+
+def default_limit(target: Target | None) -> int | None:
+    """Return how many victims are taken when nothing is said; None means all."""
+    return EMULATED_VICTIMS if target is not None and target.emulated else None

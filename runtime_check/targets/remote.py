@@ -53,20 +53,20 @@ class RemoteRuntime:
         Raises:
             ArtifactError: the runtime there refuses it, or the probe fails.
         """
-        loaded = send(self.session, bundle, artifact, self.mode, threads)
+        loaded = send(self.session, bundle.read(artifact), artifact, self.mode, threads)
         probe(loaded, artifact)
         return loaded
 
 
 def send(
-    session: RunnerSession, bundle: Bundle, artifact: Artifact, mode: Mode, threads: int = 1
+    session: RunnerSession, data: bytes, artifact: Artifact, mode: Mode, threads: int = 1
 ) -> RemoteArtifact:
     """Send an artifact's verified bytes and load them there; it is not run.
 
     Args:
         session: where to.
-        bundle: a verified bundle.
-        artifact: one of its artifacts.
+        data: the whole file.
+        artifact: says what it is.
         mode: of the runtime.
         threads: threads inside an operator, ≥ 1.
 
@@ -83,7 +83,7 @@ def send(
         "input": artifact.input.name,
         "output": artifact.output.name,
     }
-    session.ask(request, bundle.read(artifact))
+    session.ask(request, data)
     return loaded
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol, Self
 
 from records.manifest import Artifact
 from records.parity import Mode
 from records.target import TargetRecord
 from runtime_check.runtime import Runtime
+from runtime_check.targets.session import RunnerSession
 
 
 class Target(Protocol):
@@ -29,6 +32,13 @@ class Target(Protocol):
 
     def runtime(self, artifact: Artifact, mode: Mode | None = None) -> Runtime:
         """Return the runtime of an artifact there; ``mode`` None takes that of its shipping."""
+
+    def counting(self) -> AbstractContextManager[tuple[RunnerSession, Path]]:
+        """Yield a fresh runner under the instruction counter, and the file that it writes.
+
+        Raises:
+            UnsupportedHereError: nothing counts instructions there, or it does not start.
+        """
 
     def __enter__(self) -> Self:
         """Return the target itself."""

@@ -45,8 +45,8 @@ class Instructions(InstructionPart, frozen=True, kw_only=True):
 class ArtifactInstructions(InstructionPart, frozen=True, kw_only=True):
     """One artifact: instructions of one inference of one image, one thread.
 
-    ``runs``: one entry a fresh process, the median over its inferences, class by class.
-    ``mean``: over the runs. ``spread``: (largest − smallest) / smallest ``all`` of the runs.
+    ``runs``: one entry a fresh process of that runtime, the median over its inferences, class by
+    class. ``mean``: over the runs. ``spread``: (largest − smallest) / smallest ``all`` of the runs.
     """
 
     artifact: str

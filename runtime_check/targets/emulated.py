@@ -32,7 +32,8 @@ class Guest:
     def command(self, counts: Path | None = None) -> list[str]:
         """Return the command; ``counts`` loads the instruction counter, which writes there."""
         prefix = parts.cpu_part(self.cpu, self.root).folder(self.root)
-        command = [self.emulator.path, "-cpu", self.cpu.name, "-L", str(prefix)]
+        # The seed is of the random bytes that the guest gets from its kernel when it starts.
+        command = [self.emulator.path, "-cpu", self.cpu.name, "-seed", "1", "-L", str(prefix)]
         if counts is not None:
             counter = parts.counter_part().folder(self.root) / "counter.so"
             command += ["-plugin", f"{counter},out={counts}"]

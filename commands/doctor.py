@@ -105,7 +105,11 @@ def _print_targets(record: DoctorRecord, console: Console) -> None:
 
     table = Table("--target", "here", "detail", title="Emulated ARM targets")
     for state in record.targets:
-        lacking = [part for part in state.parts if not part.ready]
-        detail = "; ".join(f"{part.part}: {part.detail}" for part in lacking) or "complete"
+        lacking: dict[str, list[str]] = {}
+        for part in state.parts:
+            if not part.ready:
+                lacking.setdefault(part.detail, []).append(part.part)
+        said = [f"{', '.join(names)} {what}" for what, names in lacking.items()]
+        detail = "; ".join(said) or "complete"
         table.add_row(state.target, _YES if state.ready else _NO, escape(detail))
     console.print(table)

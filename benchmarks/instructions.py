@@ -33,7 +33,7 @@ from runtime_check.targets.target import Target
 
 #: Buffers and caches of a runtime have grown by then (its tenth inference still grew some, once).
 WARMUP = 10
-INFERENCES = 15
+INFERENCES = 31
 PROCESSES = 2
 #: Two runs may differ by so much; three hundredths of a percent have been seen.
 SPREAD_LIMIT = 0.001

@@ -13,6 +13,7 @@ from records.manifest import Artifact
 from records.parity import Mode
 from records.target import TargetRecord
 from runtime_check.ort import ort_mode
+from runtime_check.runtime import Runtime
 from runtime_check.targets import runner
 from runtime_check.targets.counters import CLASSES
 from runtime_check.targets.remote import RemoteRuntime
@@ -64,7 +65,7 @@ class Here:
             return ("qnnpack",)
         return (ort_mode().mode, "optimizations-off") if artifact.precision == "int8" else _FP32
 
-    def runtime(self, artifact: Artifact, mode: Mode | None = None) -> RemoteRuntime:
+    def runtime(self, artifact: Artifact, mode: Mode | None = None) -> Runtime:
         return RemoteRuntime(self.session, artifact.format, mode or self.modes(artifact)[0])
 
     @contextlib.contextmanager

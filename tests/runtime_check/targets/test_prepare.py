@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from records.errors import InputError, UnsupportedHereError
-from runtime_check.targets import cache, emulated, emulator, parts, prepare, sysroot, wheels
+from records.files import PARTIAL_SUFFIX
+from runtime_check.targets import emulated, emulator, parts, prepare, sysroot, wheels
 from runtime_check.targets.cache import build_part, cache_root, locked, part_facts, part_folder
 from runtime_check.targets.cpus import CPUS
 from runtime_check.targets.emulated import EmulatedTarget
@@ -112,7 +114,7 @@ def test_packages_are_installed_by_root_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(prepare, "missing_programs", lambda: ("qemu-aarch64",))
-    monkeypatch.setattr(prepare.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(UnsupportedHereError, match="only root"):
         prepare.prepare("cortex-a72", tmp_path, install_system_packages=True)
     ran: list[list[str]] = []
@@ -121,8 +123,8 @@ def test_packages_are_installed_by_root_only(
         ran.append(command)
         return subprocess.CompletedProcess(command, 100, "", "E: no network")
 
-    monkeypatch.setattr(prepare.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(prepare.subprocess, "run", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(subprocess, "run", refuse)
     with pytest.raises(UnsupportedHereError, match="E: no network"):
         prepare.prepare("cortex-a72", tmp_path, install_system_packages=True)
     assert ran[-1][:2] == ["apt-get", "install"]
@@ -132,7 +134,7 @@ def test_packages_are_installed_by_root_only(
 def test_without_debian_there_is_no_sysroot(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sysroot.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UnsupportedHereError, match="Debian 12"):
         sysroot.build_sysroot(tmp_path / "root", tmp_path, lambda text: None)
 
@@ -142,8 +144,8 @@ def test_sources_without_arm64_are_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         text = "W: old\nE: Unable to locate package python3.11-minimal\n"
         return subprocess.CompletedProcess(command, 100, "", text)
 
-    monkeypatch.setattr(sysroot.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(sysroot.subprocess, "run", refuse)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(subprocess, "run", refuse)
     with pytest.raises(UnsupportedHereError, match="Unable to locate package"):
         sysroot.build_sysroot(tmp_path / "root", tmp_path, lambda text: None)
 
@@ -157,8 +159,8 @@ def test_apt_is_given_a_state_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_pa
             (tmp_path / "debs" / "libc6_2.36-9%3a1_arm64.deb").touch()
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(sysroot.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(sysroot.subprocess, "run", accept)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(subprocess, "run", accept)
     sysroot.build_sysroot(tmp_path / "root", tmp_path, lambda text: None)
     for command in ran[:2]:
         assert "APT::Architecture=arm64" in command
@@ -235,4 +237,4 @@ def test_a_part_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         build_part(tmp_path, "p", KEY, lambda folder: {"a": "b"})
     assert part_facts(tmp_path, "p", KEY) == {"a": "b"}
     assert part_facts(tmp_path, "p", KEY[:-2] + "00") is None
-    assert not list(tmp_path.glob(f"*{cache.PARTIAL_SUFFIX}"))
+    assert not list(tmp_path.glob(f"*{PARTIAL_SUFFIX}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def load(runner: RunnerSession, data: bytes, **changes: object) -> None:
     runner.ask(request | {"input": "x", "output": "y"} | changes, data)
 
 
-def run(runner: RunnerSession, x: object, largest: int = 10**6) -> object:
+def run(runner: RunnerSession, x: Any, largest: int = 10**6) -> Any:
     batch = np.asarray(x, np.float32)
     request = {"do": "run", "id": "m", "shape": list(batch.shape)}
     answer, data = runner.ask(request, batch.tobytes(), largest=largest)

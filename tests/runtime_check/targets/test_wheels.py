@@ -9,7 +9,6 @@ import pytest
 
 from records.errors import UnsupportedHereError
 from records.hashing import sha256_file
-from runtime_check.targets import wheels
 from runtime_check.targets.wheels import (
     LITE_WHEELS,
     RUNTIME_WHEELS,
@@ -113,6 +112,6 @@ def test_a_hanging_index_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         raise subprocess.TimeoutExpired(command, 1.0)
 
     assert sys.executable
-    monkeypatch.setattr(wheels.subprocess, "run", hang)
+    monkeypatch.setattr(subprocess, "run", hang)
     with pytest.raises(UnsupportedHereError, match="did not arrive"):
         fetch(RUNTIME_WHEELS, tmp_path / "got")

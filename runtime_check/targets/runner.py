@@ -20,7 +20,6 @@ import io
 import json
 import os
 import platform
-import sys
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -79,6 +78,7 @@ class LiteModel:
         return output.contiguous().numpy()
 
 
+Requests = io.FileIO | io.BytesIO
 FORMATS = {"onnx": OnnxModel, "torchscript-lite": LiteModel}
 
 
@@ -151,14 +151,19 @@ def _batch(request: dict[str, Any], data: bytes) -> Any:
     return np.frombuffer(data, np.float32).reshape(request["shape"]).copy()
 
 
-def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(requests: Requests, answers: BinaryIO) -> None:
     """Answer requests until there are no more; a failed one is answered with its error.
+
+    Args:
+        requests: unbuffered. What a pipe gives at once depends on the time, and would, by way of
+            buffers of other sizes, show in the counts of instructions.
+        answers: where to.
 
     Raises:
         EOFError: the input ended in the middle of a request.
     """
     runner = Runner()
-    while line := requests.readline(_MAX_LINE):
+    while line := _line(requests):
         request = json.loads(line)
         data = _exactly(requests, request.get("bytes", 0))
         try:
@@ -171,18 +176,31 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         answers.flush()
 
 
-def _exactly(source: BinaryIO, count: int) -> bytes:
-    data = source.read(count)
-    if len(data) != count:
-        raise EOFError(f"the request ended after {len(data)} of {count} bytes")
-    return data
+def _line(source: Requests) -> bytes:
+    line, one = bytearray(), bytearray(1)
+    while len(line) < _MAX_LINE and source.readinto(one):
+        line += one
+        if line.endswith(b"\n"):
+            break
+    return bytes(line)
+
+
+def _exactly(source: Requests, count: int) -> bytes:
+    data = bytearray(count)
+    view, done = memoryview(data), 0
+    while done < count:
+        got = source.readinto(view[done:])
+        if not got:
+            raise EOFError(f"the request ended after {done} of {count} bytes")
+        done += got
+    return bytes(data)
 
 
 def main() -> None:
     """Serve on the standard streams; whatever a runtime prints goes to standard error."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, answers)
+    serve(io.FileIO(0), answers)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from records.progress import Progress
 from records.recipe import AttackRecipe
 from runtime_check.eager import GRAPH
 from runtime_check.runtime import runtime_for
+from runtime_check.targets.target import Target as Device
 
 BASELINE = "edge_fp32_onnx"
 #: Whose weights and scales A2 knows; every INT8 artifact of a bundle has the same.
@@ -58,6 +59,7 @@ class Campaign:
         victims: float32 (N, 3, H, W) in [0, 1].
         foreign: A4's auxiliary images, None without A4.
         meter: measures re-identification and labels.
+        device: where the victims' images go through the artifacts; None for this process.
         targets: by artifact, its outputs.
         outcomes: by artifact, one outcome an attacker and seed.
         same_as: artifact → an earlier one with the same outputs.
@@ -72,6 +74,7 @@ class Campaign:
     victims: Images
     foreign: ImageSet | None
     meter: RecoveryMeter
+    device: Device | None = None
     targets: dict[str, Target] = field(default_factory=dict)
     outcomes: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
     same_as: dict[str, str] = field(default_factory=dict)
@@ -207,10 +210,18 @@ class Campaign:
             self.recipe.seeds[0],
         )
 
+    def judged(self) -> tuple[Artifact, ...]:
+        """Return the INT8 edges that are attacked: of those named, what runs on the device."""
+        return tuple(
+            artifact
+            for artifact in judged_artifacts(self.bundle, self.recipe)
+            if self.device is None or self.device.missing(artifact) is None
+        )
+
     def _attacked(self) -> Iterator[Artifact]:
         yield self.bundle.artifact(BASELINE)
         yield self.bundle.artifact(GRAPH)
-        yield from judged_artifacts(self.bundle, self.recipe)
+        yield from self.judged()
 
     def _target(self, artifact: Artifact, attacker: ImageSet) -> Target:
         return target_of(
@@ -221,6 +232,7 @@ class Campaign:
             self.cache,
             threads=self.threads,
             progress=self.progress,
+            device=self.device,
         )
 
 

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from records.manifest import SetRecord, Sha256
 from records.recipe import AttackRecipe
+from records.target import SkippedArtifact, TargetRecord
 
 SCHEMA = "edgeveil.attack/2"
 RECORD_NAME = "attack.json"
@@ -248,7 +249,10 @@ class AttackRecord(Part, frozen=True, kw_only=True):
     INCONCLUSIVE whenever a gate failed. ``pre_registered`` is false when the recipe used is not
     the one sealed in the bundle. ``note`` is set when the FP32 edge itself leaks less than the
     margin over the floor: there is nothing that INT8 could be credited with hiding.
-    ``drift``: each artifact against eager INT8, |Δ recon_psnr_db| by level.
+    ``drift``: each artifact against eager INT8, |Δ recon_psnr_db| by level. ``target``: what the
+    victims' images went through, None for this process; eager INT8 always runs on the host.
+    ``trained_on``: whose outputs for the attacker's images the decoders learned from. ``skipped``:
+    INT8 artifacts that do not run on the target.
     """
 
     schema: Literal["edgeveil.attack/2"] = "edgeveil.attack/2"
@@ -272,6 +276,9 @@ class AttackRecord(Part, frozen=True, kw_only=True):
     verdicts: tuple[ArtifactVerdict, ...]
     pictures: tuple[Picture, ...]
     passed: bool
+    target: TargetRecord | None = None
+    trained_on: Literal["host"] = "host"
+    skipped: tuple[SkippedArtifact, ...] = ()
     threads: int
     versions: dict[str, str]
     seconds: float

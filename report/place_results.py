@@ -9,11 +9,13 @@ from pathlib import Path
 
 from records import codec, files
 from records.errors import InputError
+from records.hashing import sha256_file
 from records.results import Results
 from records.sweep import Sweep
 from report.curve_table import curve_markdown
 from report.cuts_table import cuts_markdown
 from report.results_table import results_markdown
+from report.sweep import trade_off_pictures
 
 #: What calibration alone gives at the same cuts lies beside a file of trained ones.
 CALIBRATED_SUFFIX = "_calibrated"
@@ -69,6 +71,25 @@ def place_results(page: Path, path: Path) -> bool:
     return True
 
 
+def draw_curve(path: Path) -> Path:
+    """Write leak against bytes of a sweep as SVG beside its record, and return where.
+
+    Its last line names the record's SHA-256: a picture of other figures can be told.
+
+    Raises:
+        RecordError: the record is malformed.
+    """
+    picture = trade_off_pictures(codec.read(path, Sweep))[-1]
+    out = path.with_suffix(".svg")
+    files.write_bytes(out, picture.data.rstrip() + source_mark(path), replace=True)
+    return out
+
+
+def source_mark(path: Path) -> bytes:
+    """Return the last line of a picture that was made from a record."""
+    return f"\n<!-- {path.name} {sha256_file(path)} -->\n".encode()
+
+
 def _cuts(path: Path) -> str:
     calibrated = path.with_name(f"{path.stem}{CALIBRATED_SUFFIX}{path.suffix}")
     return cuts_markdown(codec.read(path, Results), codec.read(calibrated, Results))
@@ -94,6 +115,8 @@ def main(arguments: list[str]) -> None:
     page, *paths = (Path(a) for a in arguments)
     for path in paths:
         print("changed" if place_results(page, path) else "unchanged", path)
+        if f"<!-- curve:{path.stem} -->" in page.read_text(encoding="utf-8"):
+            print("drawn", draw_curve(path))
 
 
 if __name__ == "__main__":

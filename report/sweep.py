@@ -160,7 +160,7 @@ def _pareto(sweep: Sweep) -> tuple[Block, ...]:
             "mean image, bytes sent per image, bytes of the file. A row is on the front when no "
             "other row is at least as good in all four and better in one."
         ),
-        Gallery(_plots(sweep)),
+        Gallery(trade_off_pictures(sweep)),
         Table(
             caption="What each point really sends, worst attacker",
             columns=columns(
@@ -221,8 +221,8 @@ def _p50(one: Candidate, sweep: Sweep) -> str:
     return NONE
 
 
-def _plots(sweep: Sweep) -> tuple[Picture, ...]:
-    """Return leak against accuracy and against bytes, one artifact of every split."""
+def trade_off_pictures(sweep: Sweep) -> tuple[Picture, ...]:
+    """Return leak against accuracy and against bytes, one artifact of every split, as SVG."""
     drawn_artifact = _drawn(sweep)
     drawn = {
         split: [

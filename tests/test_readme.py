@@ -14,7 +14,7 @@ import pytest
 
 from records.grid import read_grid
 from records.recipe import read_recipe
-from report.place_results import CALIBRATED_SUFFIX, table_of
+from report.place_results import CALIBRATED_SUFFIX, source_mark, table_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -158,3 +158,9 @@ def test_the_figures_are_those_of_the_results_file(kind: str, name: str) -> None
     )
     assert placed is not None
     assert placed[1] == table_of(kind, ROOT / "docs" / "results" / f"{name}.json")
+
+
+@pytest.mark.parametrize("name", [name for kind, name in TABLES if kind == "curve"])
+def test_the_curve_is_drawn_from_its_record(name: str) -> None:
+    path = ROOT / "docs" / "results" / f"{name}.json"
+    assert path.with_suffix(".svg").read_bytes().endswith(source_mark(path))

@@ -11,7 +11,7 @@ from records.results import ArtifactFigures, Results, SplitFigures
 from records.sweep import FailedGate
 from report.curve_table import curve_markdown
 from report.cuts_table import cuts_markdown, within_limits
-from report.place_results import main, place_results, table_of
+from report.place_results import main, place_results, source_mark, table_of
 from tests.report.sample_sweep import sample_sweep
 
 
@@ -147,3 +147,16 @@ def test_what_cannot_be_placed_is_refused(tmp_path: Path) -> None:
     page.write_text("<!-- results:demo -->\n<!-- /results:demo -->", encoding="utf-8")
     with pytest.raises(RecordError):
         place_results(page, path)
+
+
+def test_the_curve_is_drawn_beside_its_record_and_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, path = tmp_path / "page.md", tmp_path / "demo.json"
+    codec.write(path, sample_sweep())
+    page.write_text("<!-- curve:demo -->\n<!-- /curve:demo -->\n", encoding="utf-8")
+    main([str(page), str(path)])
+    drawn = (tmp_path / "demo.svg").read_bytes()
+    assert b"<svg" in drawn
+    assert drawn.endswith(source_mark(path))
+    assert "drawn" in capsys.readouterr().out

@@ -70,7 +70,11 @@ class LiteModel:
         self._module = _load_for_lite_interpreter(io.BytesIO(data))  # type: ignore[no-untyped-call]
 
     def run(self, batch: Any) -> Any:
-        """Return the output of float32 (N, …) as a numpy array."""
+        """Return the output of float32 (N, …) as a numpy array.
+
+        Raises:
+            TypeError: the program returned anything but one plain tensor.
+        """
         with self._torch.inference_mode():
             output = self._module(self._torch.from_numpy(batch))
         if not isinstance(output, self._torch.Tensor) or output.is_quantized:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from records.instructions import InstructionRecord, Instructions
 
-_CLASSES = ("all", "simd_fp", "dot", "mmla", "widening_multiply", "fmla")
+_CLASSES = ("simd_fp", "dot", "mmla", "widening_multiply", "fmla")
 
 
 def print_instructions(record: InstructionRecord, path: Path) -> None:
@@ -22,22 +22,30 @@ def print_instructions(record: InstructionRecord, path: Path) -> None:
     console = Console()
     console.print(target_sentence(record.target), markup=False, soft_wrap=True)
     table = Table(
-        title="Thousand instructions per inference, one image, one thread; no latency: see below",
+        title="Thousand instructions per inference, one image, one thread; this is no latency",
         title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
     )
     table.add_column("artifact", no_wrap=True)
-    for column in ("all", "SIMD/FP", "dot", "mmla", "widening ×", "FMLA", "INT8/FP32", "spread"):
+    for column in ("all", "SIMD/FP", "dot", "mmla", "widen", "FMLA", "/ FP32", "spread"):
         table.add_column(column, justify="right", no_wrap=True)
     ratios = {ratio.int8: ratio.ratio for ratio in record.ratios}
     for row in record.artifacts:
         ratio = ratios.get(row.artifact)
-        spread = f"{row.spread:.4%}" if row.repeatable else f"[bold red]{row.spread:.4%}[/bold red]"
+        spread = f"{row.spread:.3%}" if row.repeatable else f"[bold red]{row.spread:.3%}[/bold red]"
         table.add_row(
             row.artifact, *_cells(row.mean), "" if ratio is None else f"{ratio:.2f}×", spread
         )
     if record.call_overhead is not None:
         table.add_row("(empty ONNX model)", *_cells(record.call_overhead), "", "")
     console.print(table)
+    console.print(
+        "dot: SDOT, UDOT. widen: SMLAL, SMULL and unsigned. / FP32: all, INT8 by FP32. spread: of "
+        "two fresh processes",
+        soft_wrap=True,
+    )
     for line in skipped_lines(record.skipped):
         console.print(line, markup=False, soft_wrap=True)
     console.print(
@@ -47,4 +55,7 @@ def print_instructions(record: InstructionRecord, path: Path) -> None:
 
 
 def _cells(counts: Instructions) -> list[str]:
-    return [f"{getattr(counts, name) / 1e3:,.1f}" for name in _CLASSES]
+    return [
+        f"{counts.all / 1e3:,.1f}",
+        *(f"{getattr(counts, name) / 1e3:,.0f}" for name in _CLASSES),
+    ]

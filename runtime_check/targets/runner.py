@@ -73,7 +73,7 @@ class LiteModel:
         """Return the output of float32 (N, …) as a numpy array.
 
         Raises:
-            TypeError: the program returned something else than one plain tensor.
+            TypeError: the program returned anything but one plain tensor.
         """
         with self._torch.inference_mode():
             output = self._module(self._torch.from_numpy(batch))

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 import edgeveil
+from commands import target
 from records.target import TargetState
 from runtime_check.targets import prepare
 from tests.benchmarks.toy_bundle import toy_bundle
@@ -84,3 +85,10 @@ def test_a_target_that_is_not_prepared_exits_3(
     assert exit_code(monkeypatch, verb, bundle.folder, "--target", "cortex-m0") == 1
     assert "host, cortex-a72, cortex-a76" in capsys.readouterr().err
     assert sorted(p.name for p in bundle.folder.parent.iterdir()) == ["bundle"]
+
+
+def test_every_subcommand_and_option_is_documented() -> None:
+    for name, subcommand in target.command.commands.items():
+        assert subcommand.help, name
+        options = [p for p in subcommand.params if p.param_type_name == "option"]
+        assert [p.name for p in options if not getattr(p, "help", None)] == []

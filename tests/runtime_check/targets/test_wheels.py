@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import configparser
 import subprocess
 import sys
 import zipfile
@@ -33,6 +34,14 @@ def test_every_pin_names_one_file_of_its_version() -> None:
         assert wheel.file.startswith(f"{name}-{wheel.version}-")
         assert len(wheel.sha256) == 64
         assert "aarch64" in wheel.file or wheel.file.endswith("-any.whl")
+
+
+def test_the_target_has_the_onnx_runtime_that_the_bundle_was_checked_with() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).parents[3] / "setup.cfg")
+    (onnxruntime,) = (w for w in RUNTIME_WHEELS if w.distribution == "onnxruntime")
+    extra = setup["options.extras_require"]["export"].split()
+    assert f"onnxruntime=={onnxruntime.version}" in extra
 
 
 def test_a_pinned_wheel_is_unpacked_without_what_only_compilers_read(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # Everything happens in .venv; the system is never touched.
-# make demo | make test | make clean        PIP_ARGS goes to pip, e.g.
+# make demo | make test | make arm | make clean        PIP_ARGS goes to pip, e.g.
 # make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"  (CPU-only torch)
 
 PYTHON   ?= python3
@@ -8,7 +8,10 @@ PIP_ARGS ?=
 RECIPE   ?= recipes/demo.toml
 OUT      ?= demo
 
-.PHONY: demo test install clean
+# make arm: the emulated ARM targets in the user's cache, so that make test runs the ARM tests too.
+ARM_ARGS ?=
+
+.PHONY: demo test arm install clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +25,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile $(PYTEST_ARGS)
+
+arm: $(VENV)/.installed
+	$(VENV)/bin/edgeveil target prepare cortex-a72 --with lite $(ARM_ARGS)
+	$(VENV)/bin/edgeveil target prepare cortex-a76 --with lite $(ARM_ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

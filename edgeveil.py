@@ -18,7 +18,9 @@ COMMANDS = {
     "inspect": "List the valid cuts of a network with parameters, MACs and boundary.",
     "report": "Make the Markdown and HTML report from the JSON records.",
     "run": "Run every stage of a recipe; skip what is unchanged, resume what was cut.",
+    "sensitivity": "Quantize each layer alone; list those that harm the answers most.",
     "sweep": "Attack every cell of split × boundary bits × attacker × seed; find the Pareto front.",
+    "target": "Prepare, list and remove emulated ARM CPUs for check, bench and attack.",
     "train": "Train or fine-tune the network that is to be split.",
 }
 

@@ -16,7 +16,8 @@ class AdaptiveAttack(Attack):
     """The attacker who can run the exported artifact on auxiliary images.
 
     Chooses by held-out loss on the artifact's outputs among A0's decoder unchanged, the whole
-    family from scratch, and A0's trained decoders fine-tuned: so it is never weaker than A0 there.
+    family from scratch, and A0's best trained decoder fine-tuned: so it is never weaker than A0
+    there.
     """
 
     level: ClassVar[Level] = "A1"
@@ -33,7 +34,7 @@ class AdaptiveAttack(Attack):
         return (
             family.unchanged(target.attacker, seed, starts[choose(starts)]),
             *family.from_scratch(target.attacker, seed, name),
-            *family.fine_tuned(target.attacker, seed, starts, name),
+            *family.fine_tuned(target.attacker, seed, _best_trained(starts), name),
         )
 
     def best(self, target: Target, seed: int) -> Tried:
@@ -50,3 +51,12 @@ class AdaptiveAttack(Attack):
             candidates=tuple(t.candidate for t in tried),
             chosen=chosen,
         )
+
+
+def _best_trained(tried: tuple[Tried, ...]) -> tuple[Tried, ...]:
+    """Return the trained decoder with the lowest loss, alone; none where a closed form was exact.
+
+    Fine-tuning the weaker ones too would cost half a training each.
+    """
+    trained = tuple(one for one in tried if one.decoder.trunk is not None)
+    return (trained[choose(trained)],) if trained else ()

@@ -31,12 +31,14 @@ from baseline.datasets import ImageSplits
 from baseline.images import ImageSet
 from export.bundle import Bundle
 from records.attack import Level
+from records.errors import InputError
 from records.manifest import Artifact
 from records.progress import Progress
 from records.recipe import AttackRecipe
-from runtime_check.availability import runnable_edges
+from runtime_check.availability import why_not_here
 from runtime_check.eager import GRAPH
 from runtime_check.runtime import runtime_for
+from runtime_check.targets.target import Target as Device
 
 BASELINE = "edge_fp32_onnx"
 #: Whose weights and scales A2 knows; every INT8 artifact of a bundle has the same.
@@ -58,6 +60,7 @@ class Campaign:
         victims: float32 (N, 3, H, W) in [0, 1].
         foreign: A4's auxiliary images, None without A4.
         meter: measures re-identification and labels.
+        device: where the victims' images go through the artifacts; None for this process.
         targets: by artifact, its outputs.
         outcomes: by artifact, one outcome an attacker and seed.
         same_as: artifact → an earlier one with the same outputs.
@@ -72,12 +75,13 @@ class Campaign:
     victims: Images
     foreign: ImageSet | None
     meter: RecoveryMeter
+    device: Device | None = None
     targets: dict[str, Target] = field(default_factory=dict)
     outcomes: dict[str, tuple[Outcome, ...]] = field(default_factory=dict)
     same_as: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
-        """Attack FP32, eager INT8 and every INT8 artifact."""
+        """Attack FP32, eager INT8 and the INT8 artifacts."""
         self._attack(self._attacked())
 
     def share(self) -> None:
@@ -207,10 +211,23 @@ class Campaign:
             self.recipe.seeds[0],
         )
 
+    def judged(self) -> tuple[Artifact, ...]:
+        """Return the INT8 edges that are attacked: of those named, what runs here and there."""
+        named = judged_artifacts(self.bundle, self.recipe)
+        return tuple(artifact for artifact in named if self.why_not(artifact) is None)
+
+    def why_not(self, artifact: Artifact) -> str | None:
+        """Return why an artifact cannot be attacked, None where it can.
+
+        The decoders learn from what it returns in this process, so it has to run here too.
+        """
+        reason = None if self.device is None else self.device.missing(artifact)
+        return reason or why_not_here(artifact)
+
     def _attacked(self) -> Iterator[Artifact]:
         yield self.bundle.artifact(BASELINE)
         yield self.bundle.artifact(GRAPH)
-        yield from runnable_edges(self.bundle, "int8")
+        yield from self.judged()
 
     def _target(self, artifact: Artifact, attacker: ImageSet) -> Target:
         return target_of(
@@ -221,4 +238,21 @@ class Campaign:
             self.cache,
             threads=self.threads,
             progress=self.progress,
+            device=self.device,
         )
+
+
+def judged_artifacts(bundle: Bundle, recipe: AttackRecipe) -> tuple[Artifact, ...]:
+    """Return the INT8 edges that the recipe names, or every one, in the bundle's order.
+
+    Raises:
+        InputError: the bundle has no INT8 edge of a name.
+    """
+    edges = bundle.edges("int8")
+    unknown = [name for name in recipe.artifacts if name not in {a.name for a in edges}]
+    if unknown:
+        raise InputError(
+            f"attack.artifacts names {', '.join(unknown)}; the bundle's INT8 edges are "
+            f"{', '.join(a.name for a in edges)}"
+        )
+    return tuple(a for a in edges if not recipe.artifacts or a.name in recipe.artifacts)

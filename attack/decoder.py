@@ -32,7 +32,7 @@ DESCRIPTION = (
 )
 
 #: Width and number of residual blocks of each capacity; ``linear`` is the closed form alone.
-CAPACITIES = {"linear": (0, 0), "small": (64, 2), "medium": (96, 2), "large": (128, 3)}
+CAPACITIES = {"linear": (0, 0), "small": (64, 2), "medium": (96, 2), "large": (128, 2)}
 _MOST_VECTOR = 2048
 _BOTTLENECK = 512
 _SLOPE = 0.1

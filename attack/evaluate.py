@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from attack.base import Outcome
 from attack.cache import TensorCache
-from attack.campaign import BASELINE, Campaign
+from attack.campaign import BASELINE, Campaign, judged_artifacts
 from attack.controls import controls_of, scale_of
 from attack.decoder import DESCRIPTION
 from attack.features import EAGER
@@ -45,13 +46,14 @@ from records.attack import (
     Recovery,
     WorstImage,
 )
-from records.errors import DataError
+from records.errors import DataError, UnsupportedHereError
 from records.hashing import sha256_array
 from records.manifest import SetRecord
 from records.progress import Progress, silent
 from records.recipe import AttackRecipe
-from runtime_check.availability import runnable_edges, skipped_artifacts
+from records.target import SkippedArtifact
 from runtime_check.machine import installed_version
+from runtime_check.targets.target import Target as Device
 
 _WORST_LISTED = 16
 _VERSIONED = ("edgeveil", "torch", "onnxruntime", "numpy", "pillow")
@@ -71,8 +73,9 @@ def attack_bundle(
     *,
     progress: Progress | None = None,
     threads: int = DEFAULT_THREADS,
+    target: Device | None = None,
 ) -> AttackRecord:
-    """Attack every INT8 artifact of a bundle and the FP32 edge, and judge by the recipe's margin.
+    """Attack the INT8 artifacts of a bundle and the FP32 edge, and judge by the recipe's margin.
 
     Features and decoders are cached by the hash of all that decides them, so a killed attack goes
     on where it was and gives the same record.
@@ -85,17 +88,23 @@ def attack_bundle(
         pictures: folder for the PNG files, None for no pictures.
         progress: called once a batch or epoch.
         threads: of torch and of the runtimes; the bits of the result depend on it.
+        target: where the victims' images go through the artifacts. The decoders are trained on
+            the host's outputs of the same artifacts. None: all of it in this process.
 
     Raises:
+        InputError: the recipe names an artifact that the bundle does not have.
         DataError: too few images, images of another size than the bundle's, or A4's images are
             those of the victims' own source.
         ArtifactError: an artifact does not load or run, or sends a value that is not finite.
-        UnsupportedHereError: a runtime is not installed here.
+        UnsupportedHereError: a runtime is not installed here, or an artifact does not run on the
+            target.
         OverwriteError: a picture of that name is already there.
     """
     started = time.perf_counter()
     _check_sets(bundle, splits)
     campaign = _campaign(bundle, splits, recipe, cache, threads, progress)
+    campaign.device = target
+    _require_judged(campaign)
     return _Session(campaign).record(pictures, started)
 
 
@@ -150,6 +159,25 @@ def _campaign(
     )
 
 
+def _skipped(campaign: Campaign) -> Iterator[SkippedArtifact]:
+    named = judged_artifacts(campaign.bundle, campaign.recipe)
+    for artifact in campaign.bundle.edges("int8"):
+        reason = campaign.why_not(artifact)
+        if reason is None and campaign.device is not None and artifact not in named:
+            reason = "not judged"
+        if reason is not None:
+            yield SkippedArtifact(artifact=artifact.name, reason=reason)
+
+
+def _require_judged(campaign: Campaign) -> None:
+    if not campaign.judged():
+        where = "here" if campaign.device is None else "on the target"
+        raise UnsupportedHereError(
+            f"no INT8 artifact of the attack runs {where}: "
+            + "; ".join(dict.fromkeys(skip.reason for skip in _skipped(campaign)))
+        )
+
+
 class _Session:
     """From a campaign's outcomes to the record."""
 
@@ -164,7 +192,7 @@ class _Session:
         scale = scale_of(self.splits.attacker, self.splits.victim, campaign.victims)
         campaign.run()
         references = campaign.references()
-        judged = tuple(a.name for a in runnable_edges(self.bundle, "int8"))
+        judged = tuple(a.name for a in campaign.judged())
         gates = tuple(control_gates(scale, references, self.outcomes, BASELINE, recipe))
         controls = controls_of(scale, references, campaign.meter.original_top1, gates)
         drift = tuple(drift_gates(self.outcomes, EAGER, judged, recipe))
@@ -188,9 +216,10 @@ class _Session:
             drift=drift,
             artifacts=tuple(self._artifact(name, scale.floor_db) for name in campaign.targets),
             verdicts=verdicts,
-            skipped=skipped_artifacts(self.bundle),
             pictures=() if pictures is None else self._draw(pictures, judged),
             passed=all(gate.passed for gate in (*controls.gates, *drift)),
+            target=None if campaign.device is None else campaign.device.record,
+            skipped=tuple(_skipped(campaign)),
             threads=campaign.threads,
             versions={name: installed_version(name) or "none" for name in _VERSIONED},
             seconds=time.perf_counter() - started,

@@ -21,7 +21,8 @@ from records.manifest import Artifact, Precision, Preprocessing, WireTensor
 from records.progress import Progress, silent
 from runtime_check.eager import GRAPH, TENSORS
 from runtime_check.machine import installed_version
-from runtime_check.runtime import LoadedArtifact, boundary_features, runtime_for
+from runtime_check.runtime import LoadedArtifact, Runtime, boundary_features, runtime_for
+from runtime_check.targets.target import Target as Device
 from runtime_check.wire import dequantize, to_wire
 
 #: The eager reference's name in records; its files are ``eager_int8_graph`` and ``…_tensors``.
@@ -77,7 +78,10 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Target:
-    """One artifact as the attacker meets it: its outputs for attacker and victim images."""
+    """One artifact as the attacker meets it: its outputs for attacker and victim images.
+
+    ``runtime`` and ``mode`` are those that the victims' images went through.
+    """
 
     name: str
     precision: Precision
@@ -119,8 +123,12 @@ def target_of(
     *,
     threads: int = 1,
     progress: Progress = silent,
+    device: Device | None = None,
 ) -> Target:
     """Run one artifact of a bundle over both image sets, or read what it sent from the cache.
+
+    On a device the victims' images go through it, where it runs the artifact; the attacker's go
+    through the host: an emulated device would take hours for them.
 
     Args:
         bundle: a verified bundle.
@@ -130,26 +138,33 @@ def target_of(
         cache: where the outputs are kept.
         threads: threads of the runtime.
         progress: called once a batch.
+        device: where the victims' images go through; None for this process.
 
     Raises:
         ArtifactError: the artifact does not load or run, or sends a value that is not finite.
     """
-    runtime = runtime_for(artifact)
-    loaded = runtime.load(bundle, artifact, threads=threads)
     name = EAGER if artifact.name == GRAPH else artifact.name
+    here = runtime_for(artifact)
+    loaded = here.load(bundle, artifact, threads=threads)
+    there: Runtime = here
+    if device is not None and device.missing(artifact) is None:
+        there = device.runtime(artifact)
+    sender = loaded if there is here else there.load(bundle, artifact, threads=threads)
     tables = []
-    for images in (attacker, victim):
-        cause = _cause(bundle, artifact, images, runtime.name, loaded.mode)
+    for images, runtime, one in ((attacker, here, loaded), (victim, there, sender)):
+        cause = _cause(bundle, artifact, images, runtime.name, one.mode)
+        if device is not None and one is not loaded:
+            cause["device"] = device.record
         stored = _stored(cache, cause, bundle.manifest.wire)
         if stored is None:
-            stored = _run(loaded, artifact, bundle, images, name, progress)
+            stored = _run(one, artifact, bundle, images, name, progress)
             cache.put(cause, {"values": stored.values}, {})
         tables.append(stored)
     return Target(
         name=name,
         precision=artifact.precision,
-        runtime=runtime.name,
-        mode=loaded.mode,
+        runtime=there.name,
+        mode=sender.mode,
         boundary="wire" if artifact.boundary == "wire" else "float",
         attacker=tables[0],
         victim=tables[1],

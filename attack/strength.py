@@ -21,11 +21,14 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import mse_loss
 
+from attack.adaptive import AdaptiveAttack
 from attack.cache import TensorCache
+from attack.campaign import BASELINE
 from attack.decoder import as_maps
 from attack.features import FeatureTable, Target, target_of
-from attack.inversion import DecoderFamily, choose
+from attack.inversion import DecoderFamily, Tried, choose
 from attack.metrics import Images, Scores, as_unit_images, psnr_of_mse, score
+from attack.static import StaticAttack
 from attack.training import reconstruct, torch_threads
 from baseline.datasets import load_splits
 from baseline.images import ImageSet
@@ -39,7 +42,6 @@ _PLAIN_RATE = 2e-3
 _PLAIN_BATCH = 256
 _EVALUATION_BATCH = 500
 _JUDGED = 1000
-_NAME = "strength"
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +94,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         seed: of the attacker.
         recipe: decoder settings.
         decoders: in the order they were fitted; the yardstick, if asked for, last.
-        margin_db: the chosen decoder over the yardstick in ``recon_psnr_db``.
+        margin_db: the chosen decoder (A1's, where there is one) over the yardstick in
+            ``recon_psnr_db``.
+        timing: all of ours, features included, fitting and scoring; the yardstick left out.
     """
 
     split: str
@@ -104,6 +108,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     recipe: AttackRecipe
     decoders: tuple[Strength, ...]
     margin_db: float | None
+    timing: Timing
 
 
 class _Clock:
@@ -234,8 +239,9 @@ def family_strengths(
     *,
     threads: int,
     seed: int,
+    fp32: Target | None = None,
 ) -> tuple[Strength, ...]:
-    """Return each decoder that A0 and A1 would try on these features, the chosen one marked.
+    """Return each decoder that is tried on these features, the chosen one marked.
 
     Curves are those of the held-out images. Seconds of a cached decoder are those of its first
     time.
@@ -248,21 +254,38 @@ def family_strengths(
         cache: where decoders are kept.
         threads: torch's.
         seed: of the attacker.
+        fp32: the FP32 features: with them it is the whole evaluation of one artifact, A0's
+            decoders trained on them and A1's on ``target``; without, A0's on ``target`` alone.
     """
     clock = _Clock()
     family = DecoderFamily(recipe, images, cache, threads=threads, progress=clock)
-    tried = family.from_scratch(target.attacker, seed, _NAME)
+    static = StaticAttack(family, target if fp32 is None else fp32)
+    first = static.decoders(seed)
+    first_name = f"A0 on {target.name if fp32 is None else fp32.name}"
+    if fp32 is None:
+        return _strengths(first, target, victims, clock, first_name)
+    adapted = AdaptiveAttack(family, static).tried(target, seed)
+    return (
+        *_strengths(first, target, victims, clock, first_name),
+        *_strengths(adapted, target, victims, clock, f"A1 on {target.name}"),
+    )
+
+
+def _strengths(
+    tried: tuple[Tried, ...], target: Target, victims: Images, clock: _Clock, task: str
+) -> tuple[Strength, ...]:
+    """Return what each decoder of one attack reaches on the victims."""
     chosen = choose(tried)
     found = []
     for number, one in enumerate(tried):
         candidate = one.candidate
         times = clock.epochs(
-            f"{_NAME}: {candidate.capacity} decoder, {candidate.start}", candidate.epochs
+            f"{task}: {candidate.capacity} decoder, {candidate.start}", candidate.epochs
         )
-        name = f"{candidate.start}, {candidate.capacity}, {candidate.epochs} epochs"
+        name = f"{task.split()[0]} {candidate.start}, {candidate.capacity}"
         found.append(
             _strength(
-                name,
+                f"{name}, {candidate.epochs} epochs",
                 score(victims, np.clip(reconstruct(one.decoder, target.victim), 0.0, 1.0)),
                 chosen=number == chosen,
                 parameters=candidate.parameters,
@@ -289,14 +312,15 @@ def _strength(name: str, scores: Scores, *, chosen: bool = False, **facts: Any) 
 
 
 def margin_of(decoders: tuple[Strength, ...], plain: Strength) -> float:
-    """Return by how many dB of ``recon_psnr_db`` the chosen decoder beats the plain one."""
-    chosen = next(one for one in decoders if one.chosen)
+    """Return by how many dB of ``recon_psnr_db`` the last chosen decoder beats the plain one."""
+    chosen = [one for one in decoders if one.chosen][-1]
     return chosen.recon_psnr_db - plain.recon_psnr_db
 
 
 @click.command()
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--artifact", default="edge_fp32_onnx", show_default=True)
+@click.option("--adaptive", is_flag=True, help="A0 and A1 on the artifact, as one evaluation.")
 @click.option("--attacker-images", type=click.IntRange(min=2), default=20_000, show_default=True)
 @click.option("--plain-epochs", type=click.IntRange(min=0), default=5, show_default=True)
 @click.option("--epochs", type=click.IntRange(min=1), help="[default: the bundle's recipe]")
@@ -311,6 +335,7 @@ def margin_of(decoders: tuple[Strength, ...], plain: Strength) -> float:
 def main(
     bundle_path: Path,
     artifact: str,
+    adaptive: bool,
     attacker_images: int,
     plain_epochs: int,
     epochs: int | None,
@@ -329,8 +354,10 @@ def main(
     splits = load_splits(bundle.manifest.recipe.data)
     attacker: ImageSet = splits.attacker.take(np.arange(min(attacker_images, len(splits.attacker))))
     store = TensorCache(cache)
-    target = target_of(
-        bundle, bundle.artifact(artifact), attacker, splits.victim, store, threads=threads
+    started, cpu = time.perf_counter(), time.process_time()
+    target, fp32 = (
+        target_of(bundle, bundle.artifact(name), attacker, splits.victim, store, threads=threads)
+        for name in (artifact, BASELINE)
     )
     victims = as_unit_images(splits.victim.images)
     given = {
@@ -341,8 +368,16 @@ def main(
     }
     recipe = _recipe(bundle.manifest.recipe.attack, given)
     ours = family_strengths(
-        target, attacker.images, victims, recipe, store, threads=threads, seed=seed
+        target,
+        attacker.images,
+        victims,
+        recipe,
+        store,
+        threads=threads,
+        seed=seed,
+        fp32=fp32 if adaptive else None,
     )
+    spent = Timing(wall=time.perf_counter() - started, cpu=time.process_time() - cpu)
     plain: tuple[Strength, ...] = ()
     if plain_epochs:
         with torch_threads(threads):
@@ -359,6 +394,7 @@ def main(
         recipe=recipe,
         decoders=(*ours, *plain),
         margin_db=margin_of(ours, plain[0]) if plain else None,
+        timing=spent,
     )
     click.echo(codec.encode(comparison).decode().rstrip() if as_json else _as_text(comparison))
     if floor_db is not None:
@@ -407,6 +443,8 @@ def _as_text(comparison: Comparison) -> str:
                 zip(one.curve_db, one.timing.cpu_at_epoch, strict=True), start=1
             )
         )
+    total = comparison.timing
+    lines.append(f"ours in all: {total.wall:.1f} s  {_spent(total.cpu)}")
     if comparison.margin_db is not None:
         lines.append(f"chosen − plain: {comparison.margin_db:+.3f} dB")
     return "\n".join(lines)

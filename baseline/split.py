@@ -22,6 +22,9 @@ from records.errors import ModelError, SplitError
 
 #: Name of the server's input.
 BOUNDARY = "boundary"
+#: Cuts after the whole network, whatever its last module is called. A module of this name goes
+#: first.
+WHOLE = "output"
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class SplitNetwork:
     """A network in two halves, in eval mode; ``server(edge(x))`` equals the whole network.
 
     ``edge``: images (N, 3, S, S) float32 → boundary (N, …) float32.
-    ``server``: boundary → logits (N, classes) float32. The halves share no storage with the
-    network that was split.
+    ``server``: boundary → logits (N, classes) float32; it returns its input when the edge is the
+    whole network. The halves share no storage with the network that was split.
     """
 
     name: str
@@ -44,11 +47,12 @@ def split_network(model: nn.Module, name: str) -> SplitNetwork:
     Args:
         model: takes one tensor, returns one tensor; it is copied and put in eval mode.
         name: dotted module path such as ``features.3``; residual adds, squeeze-excite and
-            activations inside the named module belong to the edge.
+            activations inside the named module belong to the edge. The last module, or
+            ``output``, makes the whole network the edge.
 
     Raises:
         SplitError: no such module, it is called more or less than once, returns no single tensor,
-            nothing would be left on one side, or another tensor crosses the cut.
+            the edge would be empty, or another tensor crosses the cut.
         ModelError: torch.fx cannot trace the network, or it has several inputs or outputs.
     """
     traced = _trace(model)
@@ -61,7 +65,8 @@ def split_network(model: nn.Module, name: str) -> SplitNetwork:
 def list_cuts(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Cut, ...]:
     """Return every valid cut of a network in the order of its graph.
 
-    Modules whose outputs are one and the same tensor make one cut, under the shortest name.
+    Modules whose outputs are one and the same tensor make one cut, under the shortest name. The
+    last cut is the whole network, called ``output`` where it ends with no module.
 
     Args:
         model: as for ``split_network``.
@@ -79,7 +84,7 @@ def list_cuts(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Cut,
         ) from None
     total = sum(cost.macs for cost in costs.values())
     cuts = []
-    for node, name in traced.names().items():
+    for node, name in traced.cut_names().items():
         inside = _ancestors(node)
         shape = costs[node.name].shape
         if shape is None or not traced.is_valid(name, node, inside):
@@ -95,6 +100,7 @@ def list_cuts(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[Cut,
                 boundary_shape=tuple(shape[1:]),
                 boundary_bytes_fp32=4 * values,
                 boundary_bytes_uint8=values,
+                whole_network=node is traced.result,
             )
         )
     return tuple(cuts)
@@ -133,6 +139,8 @@ class _Traced:
     def cut_node(self, name: str) -> fx.Node:
         """Return the node that module ``name`` returned, or raise SplitError."""
         calls = self.returned.get(name)
+        if calls is None and name == WHOLE and name not in self.paths:
+            return self.result
         if calls is None:
             raise SplitError(self._unknown(name))
         if len(calls) > 1:
@@ -156,14 +164,17 @@ class _Traced:
                 found[node] = min(found.get(node, path), path, key=_depth_then_length)
         return {node: found[node] for node in self.module.graph.nodes if node in found}
 
+    def cut_names(self) -> dict[fx.Node, str]:
+        """Return ``names`` and the network's result, which may be the output of no module."""
+        found = self.names()
+        if WHOLE not in self.paths:
+            found.setdefault(self.result, WHOLE)
+        return found
+
     def check(self, name: str, node: fx.Node, inside: frozenset[fx.Node]) -> None:
-        """Raise SplitError unless ``node`` alone separates the input from the output."""
+        """Raise SplitError unless ``node`` alone separates the input from what follows."""
         if node not in self.live:
             raise SplitError(f"the network's output does not depend on module {name!r}")
-        if node is self.result:
-            raise SplitError(
-                f"module {name!r} is the end of the network: nothing would be left for the server"
-            )
         if node is self.placeholder:
             raise SplitError(f"module {name!r} returns the input itself: the edge would be empty")
         crossing = self._crossing(node, inside)

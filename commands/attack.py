@@ -10,6 +10,13 @@ import click
 from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
+from commands.target_option import (
+    beside,
+    skipped_lines,
+    target_cache_option,
+    target_option,
+    target_sentence,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +33,11 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--data", help="Where the manifest's images are now, or other images.")
 @click.option("--attacker-images", type=click.IntRange(min=2), help="Only the first N of them.")
-@click.option("--victims", type=click.IntRange(min=1), help="Only the first N of them.")
+@click.option(
+    "--victims",
+    type=click.IntRange(min=1),
+    help="Only the first N of them  [default: all; 200 on an emulated target]",
+)
 @click.option("--levels", help="Attackers, e.g. A0,A1,A2  [default: the bundle's recipe]")
 @click.option("--seeds", help="Attacker seeds, e.g. 0,1  [default: the bundle's recipe]")
 @click.option("--capacities", help="Decoders, small,large  [default: the bundle's recipe]")
@@ -39,7 +50,7 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of attack.json and pictures  [default: attack beside the bundle's folder]",
+    help="Folder of attack.json and pictures  [default: attack[-TARGET] beside the bundle]",
 )
 @click.option(
     "--cache",
@@ -53,6 +64,8 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
     show_default=True,
     help="Threads; results are equal bit for bit at equal threads.",
 )
+@target_option
+@target_cache_option
 @force_option
 @json_option
 def command(
@@ -70,6 +83,8 @@ def command(
     out: Path | None,
     cache: Path | None,
     threads: int,
+    target_name: str,
+    target_cache: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -78,8 +93,10 @@ def command(
     A0 reuses a decoder of FP32 features, A1 trains on the artifact's own outputs, A2 descends
     through the artifact's weights from A1's output, A3 has few training pairs, A4 has other
     images. Margin and confidence are those sealed in the bundle. Other settings or images than the
-    sealed ones are recorded as not pre-registered. DENIED is a result, not an error: exits 2
-    only when a control or the agreement of the artifacts with each other failed.
+    sealed ones are recorded as not pre-registered. On a target the victims' images go through its
+    runtimes; the decoders learn from the host's outputs of the same artifacts. DENIED is a result,
+    not an error: exits 2 only when a control or the agreement of the artifacts with each other
+    failed.
     """
     require_export_extra("attack", ("torch", "torchvision", "safetensors", "PIL"))
     from attack.evaluate import attack_bundle
@@ -87,9 +104,9 @@ def command(
     from records import codec, files
     from records.attack import RECORD_NAME
     from records.errors import GateFailedError, OverwriteError
+    from runtime_check.targets.open_target import default_limit, opened
 
-    beside = bundle_path.resolve().parent
-    folder = out if out is not None else beside / "attack"
+    folder = out if out is not None else beside(bundle_path, "attack", target_name)
     if folder.exists() and any(folder.iterdir()) and not force:
         raise OverwriteError(f"{folder} already exists; add --force or choose another --out")
     bundle = load_bundle(bundle_path)
@@ -103,16 +120,21 @@ def command(
         ood_source=ood_source,
         controls=[] if controls == "none" else _listed(controls),
     )
-    splits = _splits(bundle, data, attacker_images, victims)
-    with progress_bars() as progress, files.new_folder(folder, replace=force) as partial:
+    with (
+        opened(target_name, target_cache) as target,
+        progress_bars() as progress,
+        files.new_folder(folder, replace=force) as partial,
+    ):
+        victims = default_limit(target) if victims is None else victims
         record = attack_bundle(
             bundle,
-            splits,
+            _splits(bundle, data, attacker_images, victims),
             recipe,
-            cache if cache is not None else beside / "cache",
+            cache if cache is not None else beside(bundle_path, "cache", "host"),
             partial,
             progress=progress,
             threads=threads,
+            target=target,
         )
         codec.write(partial / RECORD_NAME, record)
     if as_json:
@@ -206,13 +228,16 @@ def _print_record(record: AttackRecord, folder: Path) -> None:
         f"dB, confidence {record.confidence:.0%} one-sided, "
         + ("pre-registered" if record.pre_registered else "NOT pre-registered")
     )
+    if record.target is not None:
+        console.print(target_sentence(record.target), markup=False, soft_wrap=True)
+        console.print("victims' features from there; decoders trained on the host's outputs")
+    for line in skipped_lines(record.skipped):
+        console.print(line, markup=False, soft_wrap=True)
     if record.note is not None:
         console.print(record.note)
     _print_verdicts(record, console)
     _print_leaks(record, console)
     _print_gates(record, console)
-    for skip in record.skipped:
-        console.print(f"skipped {skip.artifact}: {skip.reason}", markup=False)
     console.print(f"record and pictures: {folder}")
 
 

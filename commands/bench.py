@@ -9,12 +9,15 @@ import click
 
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
+from commands.target_option import beside, target_cache_option, target_option
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from records.bench import BenchRecord, Latency, MeasuredRun, Startup
+    from export.bundle import Bundle
+    from records.bench import BenchRecord, Latency, MeasuredRun, RuntimeName, Startup
     from records.recipe import BenchRecipe
+    from runtime_check.targets.target import Target
 
 _INVALID = "[bold red]INVALID[/bold red]"
 
@@ -33,9 +36,11 @@ _INVALID = "[bold red]INVALID[/bold red]"
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The record; raw samples go beside it  [default: bench.json beside the bundle's folder]",
+    help="The record  [default: bench.json or bench-TARGET.json beside the bundle's folder]",
 )
 @click.option("--strict", is_flag=True, help="Exit 2 when a run is INVALID.")
+@target_option
+@target_cache_option
 @force_option
 @json_option
 def command(
@@ -45,6 +50,8 @@ def command(
     runtime: str,
     out: Path | None,
     strict: bool,
+    target_name: str,
+    target_cache: Path | None,
     force: bool,
     as_json: bool,
 ) -> int:
@@ -53,17 +60,27 @@ def command(
     FP32 and INT8 are interleaved in one run for each thread count. A noisy or throttled run is
     marked INVALID and gives no speed-up. Artifacts whose runtime is not installed are skipped with
     the reason. Exits 3 when no latency could be measured at all.
+
+    On an emulated target it counts instructions per inference instead, in two fresh processes, and
+    gives no latency: exits 2 when the two differ by more than 0.1 %.
     """
     from benchmarks.latency import RUNTIMES, bench_bundle
     from export.bundle import load_bundle
     from records import codec
+    from runtime_check.targets.open_target import opened
 
-    record_path = out if out is not None else bundle_path.resolve().parent / "bench.json"
+    record_path = out if out is not None else beside(bundle_path, "bench", target_name, ".json")
+    runtimes = tuple(name for name in RUNTIMES if runtime in ("all", _SPOKEN[name]))
+    if target_name != "host":
+        _refuse_overwriting((record_path,), force=force)
+        _refuse_latency_options(threads, batch_size)
+        bundle = load_bundle(bundle_path)
+        with opened(target_name, target_cache) as target:
+            return _count(bundle, target, runtimes, record_path, force=force, as_json=as_json)
     samples = record_path.with_name(f"{record_path.stem}-samples.json")
     _refuse_overwriting((record_path, samples), force=force)
     bundle = load_bundle(bundle_path)
     recipe = _recipe_with(bundle.manifest.recipe.bench, threads, batch_size)
-    runtimes = tuple(name for name in RUNTIMES if runtime in ("all", _SPOKEN[name]))
     with progress_bars() as progress:
         record = bench_bundle(bundle, recipe, runtimes=runtimes, samples=samples, progress=progress)
     codec.write(record_path, record, replace=force)
@@ -81,6 +98,54 @@ _SPOKEN = {
     "executorch": "executorch",
     "litert": "litert",
 }
+
+
+def _refuse_latency_options(threads: str | None, batch_size: int | None) -> None:
+    from records.errors import InputError
+
+    if threads is not None or batch_size is not None:
+        raise InputError(
+            "an emulated target has no latency: instructions are counted with one thread and one "
+            "image; leave --threads and --batch-size out"
+        )
+
+
+def _count(
+    bundle: Bundle,
+    target: Target | None,
+    runtimes: tuple[RuntimeName, ...],
+    path: Path,
+    *,
+    force: bool,
+    as_json: bool,
+) -> int:
+    from benchmarks.instructions import count_instructions
+    from commands.instruction_table import print_instructions
+    from records import codec
+    from records.errors import GateFailedError, UnsupportedHereError
+
+    if target is None or not target.emulated:
+        raise UnsupportedHereError("instructions are counted on emulated targets only")
+    with progress_bars() as progress:
+        record = count_instructions(
+            bundle,
+            target,
+            runtimes=runtimes,
+            seed=bundle.manifest.recipe.bench.seed,
+            progress=progress,
+        )
+    codec.write(path, record, replace=force)
+    if as_json:
+        click.echo(codec.encode(record).decode(), nl=False)
+    else:
+        print_instructions(record, path)
+    if not record.passed:
+        apart = [one.artifact for one in record.artifacts if not one.repeatable]
+        raise GateFailedError(
+            f"two runs of {', '.join(apart)} are more than {record.spread_limit:.1%} apart; the "
+            "counts are not repeatable"
+        )
+    return 0
 
 
 def _exit_code(record: BenchRecord, *, strict: bool) -> int:

@@ -11,6 +11,13 @@ import click
 from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
+from commands.target_option import (
+    beside,
+    skipped_lines,
+    target_cache_option,
+    target_option,
+    target_sentence,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,11 +33,15 @@ _SHORT_MODES = {"optimizations-off": "opt. off"}
 @click.command()
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option("--data", help="Other images than the manifest's: photos | npz:FILE | …")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N victims.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Only the first N victims  [default: all; 200 on an emulated target]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The record  [default: check.json beside the bundle's folder]",
+    help="The record  [default: check.json or check-TARGET.json beside the bundle's folder]",
 )
 @click.option(
     "--threads",
@@ -39,6 +50,8 @@ _SHORT_MODES = {"optimizations-off": "opt. off"}
     show_default=True,
     help="Threads of every runtime.",
 )
+@target_option
+@target_cache_option
 @force_option
 @json_option
 def command(
@@ -47,13 +60,16 @@ def command(
     limit: int | None,
     out: Path | None,
     threads: int,
+    target_name: str,
+    target_cache: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
     """Run every artifact of BUNDLE in its real runtime and compare it with eager INT8.
 
     The victims are those of the manifest, proven by their hash; the limits are those of its
-    recipe. Exits 2 when a gate failed; the record and the evidence are written all the same.
+    recipe. On a target the artifacts run there and are also compared with the host's. Exits 2 when
+    a gate failed; the record and the evidence are written all the same.
     """
     require_export_extra("check", ("torch", "torchvision", "onnx", "safetensors"))
     from export.bundle import load_bundle
@@ -61,16 +77,23 @@ def command(
     from records.errors import GateFailedError
     from runtime_check.check import check_bundle
     from runtime_check.gates import failure_sentence
+    from runtime_check.targets.open_target import default_limit, opened
     from runtime_check.victims import victims_for
 
-    record_path = out if out is not None else bundle_path.resolve().parent / "check.json"
+    record_path = out if out is not None else beside(bundle_path, "check", target_name, ".json")
     evidence = record_path.with_name(f"{record_path.stem}-evidence.npz")
     _refuse_overwriting((record_path, evidence), force=force)
     bundle = load_bundle(bundle_path)
-    victims = victims_for(bundle.manifest, source=data, limit=limit)
-    with progress_bars() as progress:
+    with opened(target_name, target_cache) as target, progress_bars() as progress:
+        limit = default_limit(target) if limit is None else limit
         record = check_bundle(
-            bundle, victims, progress=progress, threads=threads, evidence=evidence, replace=force
+            bundle,
+            victims_for(bundle.manifest, source=data, limit=limit),
+            progress=progress,
+            threads=threads,
+            evidence=evidence,
+            replace=force,
+            target=target,
         )
     codec.write(record_path, record, replace=force)
     if as_json:
@@ -100,12 +123,15 @@ def _print_record(record: CheckRecord, path: Path) -> None:
         kind = f"the first of {victims.first_of:,}"
     say = partial(console.print, soft_wrap=True)
     say(f"{victims.count:,} images of {victims.source} ({kind}), split {record.split}")
+    if record.target is not None:
+        say(target_sentence(record.target), markup=False)
     say(f"ONNX Runtime ran in mode {record.ort.mode}: {record.ort.reason}.")
     _print_artifacts(record, console)
+    for line in skipped_lines(record.skipped):
+        say(line, markup=False)
+    _print_host(record, console)
     _print_agreement(record, console)
     _print_gates(record, console)
-    for skip in record.skipped:
-        say(f"skipped {skip.artifact}: {skip.reason}", markup=False)
     say(f"record: {path}")
 
 
@@ -120,6 +146,26 @@ def _print_artifacts(record: CheckRecord, console: Console) -> None:
         table.add_row(row.artifact, mode, *_difference_cells(row), *_accuracy_cells(row))
     console.print(table)
     console.print("eager_int8_graph is the reference; a mode with * is run to compare, ungated")
+
+
+def _print_host(record: CheckRecord, console: Console) -> None:
+    if record.target is None:
+        return
+    table = _table("The same artifacts on this host: target against host, host against eager INT8")
+    for column in ("artifact", "target", "host"):
+        table.add_column(column, no_wrap=True)
+    for column in ("max", "equal", "≤ 1 LSB", "host max", "host equal", "host ≤ 1"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in record.host:
+        cells = [_mode(row.mode), _mode(row.host_mode)]
+        for lsb in (row.from_host, row.host_from_eager):
+            cells += [
+                str(lsb.max_lsb),
+                f"{lsb.share_identical:.2%}",
+                f"{lsb.share_within_1_lsb:.2%}",
+            ]
+        table.add_row(row.artifact, *cells)
+    console.print(table)
 
 
 def _table(title: str) -> Table:
@@ -155,7 +201,7 @@ def _accuracy_cells(row: ArtifactCheck) -> tuple[str, ...]:
 
 
 def _print_agreement(record: CheckRecord, console: Console) -> None:
-    for pair in record.fp32_parity:
+    for pair in (*record.fp32_parity, *record.host_fp32):
         sqnr = "identical" if pair.parity_sqnr_db is None else f"{pair.parity_sqnr_db:.1f} dB"
         console.print(
             f"{pair.artifact} against {pair.reference}: parity SQNR {sqnr}, "

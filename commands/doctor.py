@@ -51,6 +51,7 @@ def _print_record(record: DoctorRecord) -> None:
     _print_runtimes(record, console)
     _print_verbs(record, console)
     _print_sources(record, console)
+    _print_targets(record, console)
     for text in record.skipped:
         console.print(f"skipped: {text}")
     if record.install is not None:
@@ -100,4 +101,20 @@ def _print_sources(record: DoctorRecord, console: Console) -> None:
     for source in record.sources:
         mark = _YES if source.available else _NO
         table.add_row(escape(source.source), mark, source.detail)
+    console.print(table)
+
+
+def _print_targets(record: DoctorRecord, console: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("--target", "here", "detail", title="Emulated ARM targets")
+    for state in record.targets:
+        lacking: dict[str, list[str]] = {}
+        for part in state.parts:
+            if not part.ready:
+                lacking.setdefault(part.detail, []).append(part.part)
+        said = [f"{', '.join(names)} {what}" for what, names in lacking.items()]
+        detail = "; ".join(said) or "complete"
+        table.add_row(state.target, _YES if state.ready else _NO, escape(detail))
     console.print(table)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
+from commands.quantizer_options import quantizer_options
 from commands.recipe_options import (
     data_option,
     force_option,
@@ -29,7 +31,10 @@ from records.manifest import Manifest
     help="Trained weights: safetensors, or a torch checkpoint  [required here or in recipe]",
 )
 @image_size_option
-@click.option("--split", help="The edge ends with the output of this module, e.g. features.3.")
+@click.option(
+    "--split",
+    help="The edge ends with this module's output, e.g. features.3; output: the whole network.",
+)
 @click.option(
     "--weight-observer",
     type=click.Choice(["per-channel", "per-tensor"]),
@@ -51,10 +56,18 @@ from records.manifest import Manifest
     help="Take back the mean error of every channel  [default: no]",
 )
 @click.option(
+    "--float-layer",
+    "float_layers",
+    multiple=True,
+    metavar="NAME",
+    help="Leave this module, or node of the graph, in float; repeatable.",
+)
+@click.option(
     "--boundary-bits",
     type=click.Choice(["8", "6", "4", "3", "2", "1"]),
     help="Bits of each value that is sent; weights keep 8  [default: 8]",
 )
+@quantizer_options
 @click.option("--opset", type=int, help="ONNX opset.")
 @click.option(
     "--formats",
@@ -75,12 +88,14 @@ def command(
     activation_observer: str | None,
     refined_tensors: int | None,
     bias_correction: bool | None,
+    float_layers: tuple[str, ...],
     boundary_bits: str | None,
     opset: int | None,
     formats: str | None,
     out: Path,
     force: bool,
     as_json: bool,
+    **quantizer: Any,
 ) -> None:
     """Quantize the edge head and write a bundle: .ptl, QDQ ONNX, server half, manifest.
 
@@ -100,9 +115,11 @@ def command(
             "activation_observer": activation_observer,
             "refined_tensors": refined_tensors,
             "bias_correction": bias_correction,
+            "float_layers": list(float_layers) or None,
             "boundary_bits": None if boundary_bits is None else int(boundary_bits),
             "opset": opset,
             "formats": None if formats is None else formats.split(","),
+            **quantizer,
         },
     )
     from pipeline.exporting import export_from_weights
@@ -142,5 +159,9 @@ def _print_table(manifest: Manifest, out: Path) -> None:
         f"sent: {wire.shape} at {wire.bits} bit{'s' if wire.bits > 1 else ''} a value = "
         f"{wire.packed_bytes:,} bytes per image packed (docs/wire-format.md)"
     )
+    if manifest.recipe.export.equalization:
+        console.print(
+            f"equalized: {'; '.join(manifest.equalized) or 'no layers that a ReLU joins'}"
+        )
     left = ", ".join(manifest.float_nodes) or "none"
     console.print(f"nodes left in float: {left}   bundle {manifest.bundle_id[:16]}")

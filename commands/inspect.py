@@ -44,7 +44,8 @@ def command(
 ) -> None:
     """List where a network can be cut, and what each cut costs.
 
-    A cut is named by the module that the edge ends with. MACs are multiply-accumulates of one
+    A cut is named by the module that the edge ends with; the last one makes the whole network the
+    edge, as `--split output` does. MACs are multiply-accumulates of one
     image in convolutions and linear layers; the boundary is what the edge sends.
     """
     require_export_extra("inspect", ("torch", "torchvision", "safetensors"))
@@ -79,7 +80,7 @@ def _print_table(cuts: CutList) -> None:
         table.add_column(column, justify="right")
     for cut in cuts.cuts:
         table.add_row(
-            cut.name,
+            f"{cut.name} (whole network)" if cut.whole_network else cut.name,
             f"{cut.edge_parameters:,}",
             f"{cut.edge_macs:,}",
             f"{cut.edge_share_macs:.1%}",

@@ -12,6 +12,7 @@ from commands.progress_bars import progress_bars
 from commands.recipe_options import data_option, json_option, recipe_with, weights_option
 
 if TYPE_CHECKING:
+    from pipeline.stages import Until
     from records.run import RunRecord
 
 
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
 @data_option
 @weights_option
 @click.option("--epochs", type=click.IntRange(min=0), help="0 keeps the given weights.")
+@click.option(
+    "--until",
+    type=click.Choice(["export", "check", "bench", "attack"]),
+    default="attack",
+    show_default=True,
+    help="The last stage of each split.",
+)
 @json_option
 def command(
     recipe_path: Path,
@@ -32,6 +40,7 @@ def command(
     data: str | None,
     weights: str | None,
     epochs: int | None,
+    until: Until,
     as_json: bool,
 ) -> None:
     """Run train, export, check, bench, attack and report of RECIPE.toml.
@@ -54,7 +63,9 @@ def command(
 
     folder = out if out is not None else Path("runs") / recipe.name
     with progress_bars() as progress:
-        record = run_recipe(recipe, folder, RunOptions(replace=replace), progress=progress)
+        record = run_recipe(
+            recipe, folder, RunOptions(replace=replace, until=until), progress=progress
+        )
     if as_json:
         click.echo(codec.encode(record).decode(), nl=False)
     else:

@@ -8,7 +8,7 @@ equalization and bias correction", sec. 4.2, in its empirical form).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,13 +27,23 @@ def output_means(prepared: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
         images: preprocessed calibration images, float32 (N, 3, S, S); the first 512 are used.
     """
     means: dict[str, Tensor] = {}
-    with _hooks(prepared, means), torch.inference_mode():
+
+    def keep(path: str, output: Tensor) -> None:
+        means[path] = _channel_mean(output)
+
+    with watch_layers(prepared, keep), torch.inference_mode():
         prepared(images[:_MOST_IMAGES])
     return means
 
 
 @contextmanager
-def _hooks(prepared: fx.GraphModule, means: dict[str, Tensor]) -> Iterator[None]:
+def watch_layers(prepared: fx.GraphModule, keep: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Call ``keep`` with the path and output of every float layer that runs, before a fused ReLU.
+
+    Args:
+        prepared: of ``prepare_fx``.
+        keep: gets a module path and a float32 tensor (N, C, …).
+    """
     handles = []
     for node in prepared.graph.nodes:
         if node.op != "call_module":
@@ -42,12 +52,12 @@ def _hooks(prepared: fx.GraphModule, means: dict[str, Tensor]) -> Iterator[None]
         linear = layer[0] if isinstance(layer, nn.Sequential) else layer
         if isinstance(linear, nn.Conv2d | nn.Linear):
 
-            def keep(
+            def hook(
                 module: nn.Module, inputs: Any, output: Tensor, path: str = str(node.target)
             ) -> None:
-                means[path] = _channel_mean(output)
+                keep(path, output)
 
-            handles.append(linear.register_forward_hook(keep))
+            handles.append(linear.register_forward_hook(hook))
     try:
         yield
     finally:
@@ -87,12 +97,21 @@ class _Correction(fx.Interpreter):
 
 def _correct(layer: Any, x: Tensor, expected: Tensor) -> None:
     weight, bias = layer._weight_bias()
+    shift = expected - _channel_mean(real_output(layer, x))
+    layer.set_weight_bias(weight, shift if bias is None else bias + shift)
+
+
+def real_output(layer: Any, x: Tensor) -> Tensor:
+    """Return what a quantized layer computes before its ReLU and rounding, float32 (N, C, …).
+
+    Args:
+        layer: quantized convolution (2-D) or linear layer.
+        x: its quantized input.
+    """
+    weight, bias = layer._weight_bias()
     real, w = x.dequantize(), weight.dequantize()
     if w.dim() == 2:
-        y = functional.linear(real, w, bias)
-    else:
-        y = functional.conv2d(
-            real, w, bias, layer.stride, layer.padding, layer.dilation, layer.groups
-        )
-    shift = expected - _channel_mean(y)
-    layer.set_weight_bias(weight, shift if bias is None else bias + shift)
+        return functional.linear(real, w, bias)
+    return functional.conv2d(
+        real, w, bias, layer.stride, layer.padding, layer.dilation, layer.groups
+    )

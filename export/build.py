@@ -18,6 +18,7 @@ from baseline.split import SplitNetwork, split_network
 from export import fx_graph, onnx_float, onnx_qdq, torchscript
 from export.bundle import load_bundle, seal
 from export.optional_formats import require_writers, write_optional
+from export.qat import TrainingImages
 from export.quantize import QuantizedEdge, qnnpack_engine, quantize_edge
 from export.weights import WeightBytes, float_weight_bytes, weight_bytes
 from records import codec, files
@@ -73,6 +74,19 @@ def preprocessing_of(recipe: Recipe, native_size: int) -> Preprocessing:
     )
 
 
+def calibration_batches(recipe: Recipe, splits: ImageSplits) -> tuple[torch.Tensor, ...]:
+    """Return the preprocessed calibration images, batches of shape (n, 3, S, S), float32.
+
+    Raises:
+        ExportError: there are none.
+    """
+    images = splits.calibration.images
+    if len(images) == 0:
+        raise ExportError("the calibration set is empty; set [data] calibration in the recipe")
+    native = preprocess(images, preprocessing_of(recipe, splits.record.native_size))
+    return torch.split(torch.from_numpy(native), CALIBRATION_BATCH)
+
+
 def export_bundle(
     model: nn.Module,
     recipe: Recipe,
@@ -89,12 +103,13 @@ def export_bundle(
     Args:
         model: the trained network in eval mode, (N, 3, S, S) float32 → (N, classes) float32.
         recipe: goes whole into the manifest; ``recipe.export`` decides the quantization.
-        splits: the calibration set is preprocessed and observed.
+        splits: the calibration set is preprocessed and observed; with ``recipe.export.qat`` the
+            train set trains the edge.
         split: module path whose output is the boundary.
         folder: the bundle's folder.
         checkpoint_sha256: hash of the checkpoint file that ``model`` was loaded from.
         replace: allow an existing bundle to be replaced.
-        progress: called once an artifact.
+        progress: called once a refined range, a training step and an artifact.
 
     Returns:
         The sealed manifest.
@@ -106,7 +121,7 @@ def export_bundle(
         UnsupportedHereError: a format's package is not installed.
     """
     require_writers(recipe.export.formats)
-    halves = _quantized_halves(model, recipe, splits, split)
+    halves = _quantized_halves(model, recipe, splits, split, progress)
     with files.new_folder(folder, replace=replace) as partial:
         artifacts = tuple(_write_artifacts(halves, recipe, partial, progress))
         manifest = seal(
@@ -127,6 +142,7 @@ def export_bundle(
             artifacts=artifacts,
             qparams=halves.quantized.qparams,
             float_nodes=halves.quantized.float_nodes,
+            equalized=halves.quantized.equalized,
             engine="qnnpack",
             versions=tool_versions(recipe.export.formats),
         )
@@ -141,14 +157,15 @@ def tool_versions(formats: Iterable[str] = ()) -> dict[str, str]:
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
-def _quantized_halves(model: nn.Module, recipe: Recipe, splits: ImageSplits, split: str) -> _Halves:
+def _quantized_halves(
+    model: nn.Module, recipe: Recipe, splits: ImageSplits, split: str, progress: Progress
+) -> _Halves:
     halves = split_network(model, split)
-    images = splits.calibration.images
-    if len(images) == 0:
-        raise ExportError("the calibration set is empty; set [data] calibration in the recipe")
-    native = preprocess(images, preprocessing_of(recipe, splits.record.native_size))
-    batches = torch.split(torch.from_numpy(native), CALIBRATION_BATCH)
-    quantized = quantize_edge(halves.edge, batches, recipe.export, halves.server)
+    batches = calibration_batches(recipe, splits)
+    training = TrainingImages(splits.train, preprocessing_of(recipe, splits.record.native_size))
+    quantized = quantize_edge(
+        halves.edge, batches, recipe.export, halves.server, training, progress=progress
+    )
     return _Halves(
         split=halves,
         quantized=quantized,

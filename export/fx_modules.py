@@ -36,6 +36,9 @@ _CONVERTED = {
     f"{_AO}.activation.Hardswish": ("quantized.hardswish", False),
     f"{_AO}.activation.LeakyReLU": ("quantized.leaky_relu", False),
     f"{_AO}.dropout.Dropout": ("Identity", False),
+    # Left in float by name.
+    "torch.nn.modules.conv.Conv2d": ("conv2d", False),
+    "torch.nn.modules.linear.Linear": ("linear", False),
 }
 
 #: Modules of torch.nn without tensors: constructor arguments, each also an attribute.
@@ -231,6 +234,24 @@ def _dismantle_linear(path: str, module: Any, relu: bool) -> PlainModule:
     return PlainModule("quantized.linear", settings, tensors)
 
 
+def _dismantle_float_conv(path: str, module: Any, relu: bool) -> PlainModule:
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        raise ExportError(f"convolution {path!r} pads by {module.padding_mode!r}, not by zeros")
+    settings = {key: getattr(module, key) for key in _CONV}
+    return _with_float_weights("conv2d", settings, module)
+
+
+def _dismantle_float_linear(path: str, module: Any, relu: bool) -> PlainModule:
+    return _with_float_weights("linear", {}, module)
+
+
+def _with_float_weights(kind: str, settings: Settings, module: Any) -> PlainModule:
+    tensors = {"weight": module.weight.detach().contiguous()}
+    if module.bias is not None:
+        tensors["bias"] = module.bias.detach()
+    return PlainModule(kind, settings | {"bias": "bias" in tensors}, tensors)
+
+
 def _dismantle_batch_norm(path: str, module: Any, relu: bool) -> PlainModule:
     tensors = {key: getattr(module, key).detach() for key in _BATCH_NORM_TENSORS}
     settings = _output_of(module) | {"epsilon": module.eps, "relu": relu}
@@ -257,12 +278,22 @@ _DISMANTLE: dict[str, Callable[[str, Any, bool], PlainModule]] = {
     "quantized.hardswish": _dismantle_hardswish,
     "quantized.leaky_relu": _dismantle_leaky_relu,
     "Identity": _dismantle_identity,
+    "conv2d": _dismantle_float_conv,
+    "linear": _dismantle_float_linear,
 }
 
 
 def _assemble_conv(settings: Settings, tensors: Tensors) -> nn.Module:
     _require_keys("settings", settings, {*_CONV, *_OUTPUT, "relu", "bias"})
     weight, bias = _weight_and_bias(settings, tensors, 4)
+    *pairs, groups = _geometry(settings, weight)
+    quantized = torch.ops.quantized
+    packed = quantized.conv2d_prepack(weight, bias, *pairs, groups)
+    operator = quantized.conv2d_relu if _flag(settings["relu"]) else quantized.conv2d
+    return QuantizedLayer(operator, packed, *_output(settings))
+
+
+def _geometry(settings: Settings, weight: Tensor) -> tuple[Any, ...]:
     pairs = [
         _pair(settings[key], least)
         for key, least in (("stride", 1), ("padding", 0), ("dilation", 1))
@@ -270,10 +301,53 @@ def _assemble_conv(settings: Settings, tensors: Tensors) -> nn.Module:
     groups = _positive_int(settings["groups"])
     if weight.shape[0] % groups:
         raise ValueError(f"{weight.shape[0]} output channels do not divide into {groups} groups")
-    quantized = torch.ops.quantized
-    packed = quantized.conv2d_prepack(weight, bias, *pairs, groups)
-    operator = quantized.conv2d_relu if _flag(settings["relu"]) else quantized.conv2d
-    return QuantizedLayer(operator, packed, *_output(settings))
+    return (*pairs, groups)
+
+
+def _assemble_float_conv(settings: Settings, tensors: Tensors) -> nn.Module:
+    _require_keys("settings", settings, {*_CONV, "bias"})
+    weight, bias = _float_weight_and_bias(settings, tensors, 4)
+    stride, padding, dilation, groups = _geometry(settings, weight)
+    outputs, inputs, *kernel = weight.shape
+    layer = nn.Conv2d(
+        inputs * groups,
+        outputs,
+        (kernel[0], kernel[1]),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        bias=bias is not None,
+    )
+    return _with_values(layer, weight, bias)
+
+
+def _assemble_float_linear(settings: Settings, tensors: Tensors) -> nn.Module:
+    _require_keys("settings", settings, {"bias"})
+    weight, bias = _float_weight_and_bias(settings, tensors, 2)
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    return _with_values(layer, weight, bias)
+
+
+def _float_weight_and_bias(
+    settings: Settings, tensors: Tensors, dimensions: int
+) -> tuple[Tensor, Tensor | None]:
+    keys = {"weight", "bias"} if _flag(settings["bias"]) else {"weight"}
+    _require_keys("tensors", tensors, keys)
+    weight, bias = tensors["weight"], tensors.get("bias")
+    if weight.dim() != dimensions or weight.numel() == 0:
+        raise ValueError(f"weight is no tensor of {dimensions} dimensions")
+    _require_tensor("weight", weight, torch.float32, tuple(weight.shape))
+    if bias is not None:
+        _require_tensor("bias", bias, torch.float32, (weight.shape[0],))
+    return weight, bias
+
+
+def _with_values(layer: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias, requires_grad=False)
+    return layer
 
 
 def _assemble_linear(settings: Settings, tensors: Tensors) -> nn.Module:
@@ -314,6 +388,8 @@ _ASSEMBLE: dict[str, Callable[[Settings, Tensors], nn.Module]] = {
     "quantized.batch_norm2d": _assemble_batch_norm,
     "quantized.hardswish": _assemble_hardswish,
     "quantized.leaky_relu": _assemble_leaky_relu,
+    "conv2d": _assemble_float_conv,
+    "linear": _assemble_float_linear,
 }
 
 

@@ -87,12 +87,10 @@ _OBJECT = AllowList(
     make=lambda text: _MODULE.fullmatch(text) is not None,
 )
 
-_PICKLES: dict[str, AllowList] = {
-    "data.pkl": _OBJECT,
-    "constants.pkl": _DATA,
-    "bytecode.pkl": _DATA,
-}
+_PICKLES: dict[str, AllowList] = {"data.pkl": _OBJECT, "bytecode.pkl": _DATA}
 _INT8 = frozenset({"aten::quantize_per_tensor", "aten::dequantize", "aten::int_repr"})
+#: The constants of the source that is left out; the interpreter never opens it.
+_UNREAD: dict[str, AllowList] = {"constants.pkl": _DATA}
 _STORAGE = re.compile(r"(?:data|constants|bytecode)/\d{1,6}\.storage")
 _PLAIN = frozenset({"version", "byteorder", ".data/serialization_id"})
 
@@ -117,7 +115,7 @@ def scan_lite(data: bytes, artifact: Artifact, where: str) -> None:
     try:
         members = _without_top_folder(read_members(data))
         _check_members(members)
-        walked = {name: _walk(name, members[name]) for name in _PICKLES}
+        walked = {name: _walk(name, members[name]) for name in _known_pickles() if name in members}
         _check_version(walked["bytecode.pkl"], artifact, where)
         module = _module_of(walked["data.pkl"])
         table = walked["bytecode.pkl"].value
@@ -155,7 +153,7 @@ def _without_top_folder(members: dict[str, memoryview]) -> dict[str, memoryview]
 
 def _check_members(members: dict[str, memoryview]) -> None:
     for name in members:
-        if not (name in _PICKLES or name in _PLAIN or _STORAGE.fullmatch(name)):
+        if not (name in _known_pickles() or name in _PLAIN or _STORAGE.fullmatch(name)):
             raise ArchiveError(f"member {name!r} is none of TorchScript Lite")
     for name in (*_PICKLES, "version"):
         if name not in members:
@@ -164,9 +162,13 @@ def _check_members(members: dict[str, memoryview]) -> None:
         raise ArchiveError("its numbers are not little-endian")
 
 
+def _known_pickles() -> dict[str, AllowList]:
+    return {**_PICKLES, **_UNREAD}
+
+
 def _walk(name: str, content: memoryview) -> Walked:
     try:
-        return walk(bytes(content), _PICKLES[name])
+        return walk(bytes(content), _known_pickles()[name])
     except PickleError as error:
         raise type(error)(f"in {name}, {error}") from error
 

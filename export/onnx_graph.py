@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,22 @@ PRODUCER = "edgeveil"
 BATCH_AXIS = "N"
 
 
+#: Constants of so few values (scalars, shapes) are not called after what reads them.
+_FEW_VALUES = 8
+
+
 class OnnxGraph:
-    """Nodes and initializers in the order in which they are added, every name used once."""
+    """Nodes and initializers in the order in which they are added.
+
+    Names are a third of a small file: equal constants are stored once, and what is only passed from
+    one node to the next is numbered.
+    """
 
     def __init__(self, reserved: tuple[str, ...]) -> None:
         """Start empty; ``reserved`` names are left for the graph's ends."""
         self._taken = set(reserved)
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._numbers = itertools.count(1)
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
 
@@ -34,24 +45,49 @@ class OnnxGraph:
         self._taken.add(chosen)
         return chosen
 
-    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
-        """Store an array of any shape and dtype as an initializer and return its name."""
-        chosen = self.unused(name)
-        self._initializers.append(numpy_helper.from_array(np.asarray(array, order="C"), chosen))
-        return chosen
+    def numbered(self, letter: str) -> str:
+        """Return a short name that is not taken, such as ``t12``."""
+        return self.unused(f"{letter}{next(self._numbers)}")
 
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Add a node with one output and return the output's name; empty inputs are omitted."""
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Return the initializer of an array of any shape and dtype, stored once for all equals.
+
+        A large array that is new gets the name given, or the first free ``name_2`` …; a small one a
+        number.
+        """
+        array = np.asarray(array, order="C")
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            chosen = self.numbered("c") if array.size <= _FEW_VALUES else self.unused(name)
+            self._constants[key] = self._store(chosen, array)
+        return self._constants[key]
+
+    def own_constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Return an initializer of any shape of its own; without a name it is numbered.
+
+        Where a CPU cannot multiply int8 weights, ONNX Runtime makes uint8 ones and names them after
+        these: two layers that share a weight or its zero points would make one name twice.
+        """
+        chosen = self.unused(name) if name else self.numbered("c")
+        return self._store(chosen, np.asarray(array, order="C"))
+
+    def _store(self, name: str, array: npt.NDArray[Any]) -> str:
+        self._initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        """Add a node with one output and return the output's name; empty inputs are omitted.
+
+        Without a name of its own the output is numbered.
+        """
         return self.nodes(kind, inputs, [output], **attributes)[0]
 
     def nodes(
         self, kind: str, inputs: list[str], outputs: list[str], **attributes: Any
     ) -> list[str]:
         """Add a node with several outputs and return their names."""
-        chosen = [self.unused(name) for name in outputs]
-        self._nodes.append(
-            helper.make_node(kind, inputs, chosen, name=f"{kind}/{chosen[0]}", **attributes)
-        )
+        chosen = [self.unused(name) if name else self.numbered("t") for name in outputs]
+        self._nodes.append(helper.make_node(kind, inputs, chosen, **attributes))
         return chosen
 
     def rename(self, old: str, new: str) -> None:
@@ -80,8 +116,8 @@ def batched(name: str, element_type: int, shape: tuple[int, ...]) -> onnx.ValueI
 def model_bytes(model: onnx.ModelProto, name: str) -> bytes:
     """Check a model and serialize it with nothing in it that depends on where or when it was made.
 
-    Doc strings, metadata and stack traces are dropped, so that no path of this machine leaks; the
-    IR version is the oldest that the opset allows, for older runtimes.
+    Doc strings, metadata and stack traces are dropped, so that no path of this machine leaks; nodes
+    are numbered; the IR version is the oldest that the opset allows, for older runtimes.
 
     Args:
         model: is stripped in place.
@@ -103,6 +139,9 @@ def model_bytes(model: onnx.ModelProto, name: str) -> bytes:
 
 
 def _strip(model: onnx.ModelProto) -> None:
+    # ONNX Runtime derives the names of new tensors from those of nodes: they must differ.
+    for number, node in enumerate(model.graph.node):
+        node.name = f"n{number}"
     for part in _parts(model.graph):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")

@@ -48,7 +48,7 @@ def _clip(
         inputs.append(writer.graph.constant(f"{node.name}_{name}", array) if given else "")
     while not inputs[-1]:
         inputs.pop()
-    return writer.graph.node("Clip", inputs, f"{node.name}_clamped")
+    return writer.graph.node("Clip", inputs)
 
 
 def _clamp(writer: QdqWriter, call: Call, lower: float | None, upper: float | None) -> None:

@@ -21,7 +21,7 @@ def _max_pool(writer: QdqWriter, call: Call) -> None:
     if call.get("return_indices", 6, False):
         refuse(call.node, "the indices of a max pool are not written")
     kernel = _pair(call.get("kernel_size", 1))
-    attributes = {
+    attributes: dict[str, Any] = {
         "kernel_shape": kernel,
         "strides": _pair(call.get("stride", 2)) or kernel,
         "pads": _pair(call.get("padding", 3, 0)) * 2,
@@ -29,7 +29,7 @@ def _max_pool(writer: QdqWriter, call: Call) -> None:
         "ceil_mode": int(bool(call.get("ceil_mode", 5, False))),
     }
     name = writer.either(call.source)
-    result = writer.graph.node("MaxPool", [name], f"{call.node.name}_pooled", **attributes)
+    result = writer.graph.node("MaxPool", [name], **attributes)
     writer.put_either(call.node, result, call.source)
 
 
@@ -48,11 +48,11 @@ def _average(writer: QdqWriter, call: Call, kind: str, *extra: str, **attributes
     unit = writer.graph.constant(f"{node.name}_unit", np.asarray(1.0, np.float32))
     zero_point = writer.parameters(source)[1]
     inputs = [writer.stored(source), unit, zero_point]
-    integers = writer.graph.node("DequantizeLinear", inputs, f"{node.name}_integers")
+    integers = writer.graph.node("DequantizeLinear", inputs)
     mean = writer.inner(call, kind, [integers, *extra], **attributes)
     if kind in _ROUNDED_AWAY:
         mean = writer.inner(call, "Round", [mean])
-    rounded = writer.graph.node("QuantizeLinear", [mean, unit, zero_point], f"{node.name}_mean")
+    rounded = writer.graph.node("QuantizeLinear", [mean, unit, zero_point])
     writer.put_either(node, rounded, source)
 
 

@@ -41,7 +41,7 @@ def reshaped(writer: QdqWriter, node: fx.Node, name: str, shape: tuple[int, ...]
     """Reshape a tensor to (N, *shape) and return the result's name."""
     # 0 copies the batch axis, whatever its size.
     sizes = writer.graph.constant(f"{node.name}_shape", np.asarray((0, *shape), np.int64))
-    return writer.graph.node("Reshape", [name, sizes], f"{node.name}_reshaped")
+    return writer.graph.node("Reshape", [name, sizes])
 
 
 def _transpose(writer: QdqWriter, call: Call) -> None:
@@ -66,7 +66,7 @@ def _permute(writer: QdqWriter, call: Call) -> None:
 
 def _permuted(writer: QdqWriter, call: Call, order: list[int]) -> None:
     name = writer.either(call.source)
-    result = writer.graph.node("Transpose", [name], f"{call.node.name}_transposed", perm=order)
+    result = writer.graph.node("Transpose", [name], perm=order)
     writer.put_either(call.node, result, call.source)
 
 
@@ -77,7 +77,7 @@ def _channel_shuffle(writer: QdqWriter, call: Call) -> None:
     split = (groups, channels // groups, *rest)
     divided = reshaped(writer, node, writer.either(call.source), split)
     order = [0, 2, 1, *range(3, len(split) + 1)]
-    turned = writer.graph.node("Transpose", [divided], f"{node.name}_shuffled", perm=order)
+    turned = writer.graph.node("Transpose", [divided], perm=order)
     writer.put_either(node, reshaped(writer, node, turned, (channels, *rest)), call.source)
 
 
@@ -129,7 +129,7 @@ def _cut(writer: QdqWriter, call: Call, name: str, axis: int, cut: tuple[int, in
         writer.graph.constant(f"{call.node.name}_{n}", np.asarray([v], np.int64))
         for n, v in settings.items()
     ]
-    return writer.graph.node("Slice", [name, *inputs], f"{call.node.name}_sliced")
+    return writer.graph.node("Slice", [name, *inputs])
 
 
 def _without_ellipsis(index: tuple[Any, ...], rank: int) -> tuple[Any, ...]:

@@ -181,7 +181,8 @@ class QdqWriter:
 
     def inner(self, call: Call, kind: str, inputs: list[str], **attributes: Any) -> str:
         """Add a float32 operator on the way to the node's result and return its output."""
-        return self.graph.node(kind, inputs, f"{call.node.name}_float", **attributes)
+        del call
+        return self.graph.node(kind, inputs, **attributes)
 
     def put_real(self, node: fx.Node, name: str) -> None:
         """Let float32 tensor ``name`` be the node; a quantized node gets a QuantizeLinear."""
@@ -228,9 +229,7 @@ class QdqWriter:
         stored = self.stored(node)
         if stored not in self._dequantized:
             inputs = [stored, *self.parameters(node)]
-            self._dequantized[stored] = self.graph.node(
-                "DequantizeLinear", inputs, f"{node.name}_dequantized"
-            )
+            self._dequantized[stored] = self.graph.node("DequantizeLinear", inputs)
         return self._dequantized[stored]
 
     def _float_attribute(self, node: fx.Node) -> str:

@@ -21,16 +21,25 @@ from torch.ao.quantization.observer import (
     default_per_channel_weight_observer,
     default_weight_observer,
 )
-from torch.ao.quantization.qconfig_mapping import get_default_qconfig_mapping
+from torch.ao.quantization.qconfig_mapping import (
+    get_default_qat_qconfig_mapping,
+    get_default_qconfig_mapping,
+)
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from export.bias_correction import correct_biases, output_means
+from export.bn_reestimation import output_moments, reestimate
 from export.boundary_bits import narrow_boundary
+from export.equalization import Link, equalize
+from export.float_layers import find_float_layers, require_float, take_apart_fused
+from export.folding import normalized_layers
 from export.importance import weigh_channels
 from export.observers import RangeObserver, observers_of, passing, place_observers
+from export.qat import TRAINED_WEIGHTS, TrainingImages, prepare_training, train_edge
 from export.refine import refine_ranges
 from records.errors import ExportError, UnsupportedHereError
 from records.manifest import Qparams
+from records.progress import Progress, silent
 from records.recipe import ExportRecipe
 
 ENGINE = "qnnpack"
@@ -65,6 +74,10 @@ _CLAMPS = (
 )
 
 
+#: What FX raises for a network that it cannot quantize.
+_TORCH_ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError)
+
+
 @dataclass(frozen=True)
 class QuantizedEdge:
     """An edge in INT8, in both forms of its end.
@@ -76,6 +89,7 @@ class QuantizedEdge:
     ``qparams``: of every quantized activation, by node name, in graph order.
     ``float_nodes``: every computing node that stays float; quantize, dequantize and taking a part
     of a tuple do not compute.
+    ``equalized``: the layers between which channels were equalized, ``first > reader, reader``.
     """
 
     float_boundary: fx.GraphModule
@@ -84,6 +98,7 @@ class QuantizedEdge:
     wire_zero_point: int
     qparams: tuple[Qparams, ...]
     float_nodes: tuple[str, ...]
+    equalized: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -110,6 +125,9 @@ def quantize_edge(
     calibration: Sequence[Tensor],
     recipe: ExportRecipe,
     server: nn.Module | None = None,
+    training: TrainingImages | None = None,
+    *,
+    progress: Progress = silent,
 ) -> QuantizedEdge:
     """Quantize an edge to INT8 with scales observed on the calibration images.
 
@@ -121,30 +139,44 @@ def quantize_edge(
         recipe: which observers watch weights and activations.
         server: FP32, boundary → logits (N, K). Without it ``fisher`` observers weigh all channels
             alike and no range is refined.
+        training: needed for ``recipe.qat``, as is ``server``.
+        progress: called once a refined tensor and once a training step.
 
     Raises:
-        ExportError: no calibration images, a weight or image that is NaN or infinite, or an
-            operator that torch cannot quantize.
+        ExportError: no calibration or training images, a weight or image that is NaN or infinite,
+            or an operator that torch cannot quantize.
         UnsupportedHereError: this build of torch has no qnnpack.
     """
     images = _calibration_images(calibration)
     _refuse_non_finite_weights(edge)
     with qnnpack_engine(), _quiet_torch(), torch.no_grad():
-        converted = _prepare_and_convert(copy.deepcopy(edge).eval(), images, recipe, server)
+        plain, links = _equalized(copy.deepcopy(edge).eval(), recipe)
+        normalized = frozenset(str(node.target) for node in normalized_layers(edge))
+        quantizer = _Quantizer(images, normalized, recipe, server, training, progress)
+        converted = quantizer.run(plain)
         _clamp_contiguous_tensors_only(converted)
         last = _end_quantized(converted, images, recipe)
         if recipe.boundary_bits < 8:
             last = narrow_boundary(converted, _batches(images), recipe.boundary_bits)
         values = _observe(converted, images[:1])
         wire_tensor = values[last.name]
+        float_nodes = _float_nodes(converted, values)
+        require_float(converted, recipe.float_layers, float_nodes)
         return QuantizedEdge(
             float_boundary=converted,
             wire=_ending_at_wire(converted),
             wire_scale=wire_tensor.q_scale(),
             wire_zero_point=wire_tensor.q_zero_point(),
             qparams=_qparams(values),
-            float_nodes=_float_nodes(converted, values),
+            float_nodes=float_nodes,
+            equalized=tuple(str(link) for link in links),
         )
+
+
+def _equalized(
+    edge: fx.GraphModule, recipe: ExportRecipe
+) -> tuple[fx.GraphModule, tuple[Link, ...]]:
+    return equalize(edge) if recipe.equalization else (edge, ())
 
 
 def _calibration_images(calibration: Sequence[Tensor]) -> Tensor:
@@ -164,41 +196,128 @@ def _refuse_non_finite_weights(edge: nn.Module) -> None:
 
 def _qconfig_mapping(recipe: ExportRecipe) -> QConfigMapping:
     # The default mapping knows the operators with fixed scales (sigmoid, tanh, softmax …).
-    mapping = get_default_qconfig_mapping(ENGINE)
-    mapping.set_global(_qconfig(recipe.weight_observer))
+    return _choose(get_default_qconfig_mapping(ENGINE), recipe, _WEIGHTS)
+
+
+def _training_mapping(recipe: ExportRecipe) -> QConfigMapping:
+    return _choose(get_default_qat_qconfig_mapping(ENGINE), recipe, TRAINED_WEIGHTS)
+
+
+def _choose(
+    mapping: QConfigMapping, recipe: ExportRecipe, weights: dict[str, Any]
+) -> QConfigMapping:
+    mapping.set_global(_qconfig(weights[recipe.weight_observer]))
     for kind in _PER_TENSOR_ONLY:
-        mapping.set_object_type(kind, _qconfig("per-tensor"))
+        mapping.set_object_type(kind, _qconfig(weights["per-tensor"]))
     return mapping
 
 
-def _qconfig(weight_observer: str) -> QConfig:
-    return QConfig(_ACTIVATION, _WEIGHTS[weight_observer])  # type: ignore[no-untyped-call]
+def _qconfig(weight: Any) -> QConfig:
+    return QConfig(_ACTIVATION, weight)  # type: ignore[no-untyped-call]
 
 
-def _prepare_and_convert(
-    edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe, server: nn.Module | None
-) -> fx.GraphModule:
-    try:
-        prepared = prepare_fx(edge, _qconfig_mapping(recipe), (images[:1],))
-        place_observers(prepared, recipe.observer_of)
-        if server is not None and recipe.uses("fisher"):
-            weigh_channels(prepared, server, images)
-        _calibrate(prepared, images)
-        if server is not None and recipe.refined_tensors:
-            refine_ranges(prepared, server, images, recipe.refined_tensors)
-        means = _float_means(prepared, images) if recipe.bias_correction else None
+@dataclass(frozen=True)
+class _Quantizer:
+    """From a float edge to the converted one; ``normalized``: its layers before a BatchNorm."""
+
+    images: Tensor
+    normalized: frozenset[str]
+    recipe: ExportRecipe
+    server: nn.Module | None
+    training: TrainingImages | None
+    progress: Progress
+
+    def run(self, edge: fx.GraphModule) -> fx.GraphModule:
+        try:
+            prepared = _calibrated(
+                copy.deepcopy(edge), self.images, self.recipe, self.server, self.progress
+            )
+            if self.recipe.qat:
+                converted = self._trained(edge, prepared)
+            else:
+                converted = self._corrected(prepared)
+            converted(self.images[:1])
+        except _TORCH_ERRORS as error:
+            raise ExportError(f"torch cannot quantize this edge: {error}") from error
+        return converted
+
+    def _corrected(self, prepared: fx.GraphModule) -> fx.GraphModule:
+        """Convert, with the corrections that the recipe asks for."""
+        images = self.images
+        moments, means = None, None
+        with passing(observers_of(prepared).values()):
+            if self.recipe.bn_reestimation:
+                moments = output_moments(prepared, self.normalized, images)
+            if self.recipe.bias_correction:
+                means = output_means(prepared, images)
         converted = convert_fx(prepared)
+        take_apart_fused(converted)
+        if moments is not None:
+            reestimate(converted, moments, images)
         if means is not None:
             correct_biases(converted, means, images)
-        converted(images[:1])
-    except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as error:
-        raise ExportError(f"torch cannot quantize this edge: {error}") from error
-    return converted
+        return converted
+
+    def _trained(self, edge: fx.GraphModule, calibrated: fx.GraphModule) -> fx.GraphModule:
+        if self.server is None or self.training is None:
+            raise ExportError("quantization-aware training needs the server and training images")
+        mapping, example = _training_mapping(self.recipe), self.images[:1]
+        prepared = prepare_training(edge, calibrated, mapping, example)
+        train_edge(prepared, edge, self.server, self.training, self.recipe, progress=self.progress)
+        return convert_fx(prepared)
 
 
-def _float_means(prepared: fx.GraphModule, images: Tensor) -> dict[str, Tensor]:
-    with passing(observers_of(prepared).values()):
-        return output_means(prepared, images)
+def calibrated_edge(
+    edge: fx.GraphModule,
+    calibration: Sequence[Tensor],
+    recipe: ExportRecipe,
+    server: nn.Module | None = None,
+) -> fx.GraphModule:
+    """Return FX's prepared graph of an edge with the ranges that ``quantize_edge`` would use.
+
+    It computes in float; its observers know their scales. Arguments as there: batches of shape
+    (n, 3, S, S), float32.
+
+    Raises:
+        ExportError: as ``quantize_edge``.
+    """
+    images = _calibration_images(calibration)
+    _refuse_non_finite_weights(edge)
+    with qnnpack_engine(), _quiet_torch(), torch.no_grad():
+        try:
+            return _calibrated(copy.deepcopy(edge).eval(), images, recipe, server)
+        except _TORCH_ERRORS as error:
+            raise ExportError(f"torch cannot quantize this edge: {error}") from error
+
+
+def _calibrated(
+    edge: fx.GraphModule,
+    images: Tensor,
+    recipe: ExportRecipe,
+    server: nn.Module | None,
+    progress: Progress = silent,
+) -> fx.GraphModule:
+    prepared = _prepared(edge, images, recipe)
+    place_observers(prepared, recipe.observer_of)
+    if server is not None and recipe.uses("fisher"):
+        weigh_channels(prepared, server, images)
+    _calibrate(prepared, images)
+    if server is not None and recipe.refined_tensors:
+        refine_ranges(prepared, server, images, recipe.refined_tensors, progress=progress)
+    return prepared
+
+
+def _prepared(edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe) -> fx.GraphModule:
+    """Return FX's prepared graph, float layers without observers; nothing observed yet."""
+    mapping, example = _qconfig_mapping(recipe), (images[:1],)
+    if recipe.float_layers:
+        plain = prepare_fx(copy.deepcopy(edge), mapping, example)
+        chosen = find_float_layers(edge, plain, recipe.float_layers)
+        for path in chosen.modules:
+            mapping.set_module_name(path, None)
+        for function, index in chosen.functions:
+            mapping.set_module_name_object_type_order("", function, index, None)
+    return prepare_fx(edge, mapping, example)
 
 
 def _calibrate(prepared: fx.GraphModule, images: Tensor) -> None:

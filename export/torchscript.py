@@ -1,17 +1,12 @@
 """TorchScript Lite files (``.ptl``): the format that PyTorch's mobile interpreter runs.
 
-What torch saves also holds the Python source and its debug tables, which the Lite interpreter never
-reads, and names that depend on what the process compiled before. Both are left out here: a file is
-smaller by a fifth to a third for shallow edges, and the same module gives the same bytes.
+What torch saves also holds much that the Lite interpreter never reads, and names that depend on
+what the process compiled before: `export.lite_compact` leaves both out.
 """
 
 from __future__ import annotations
 
-import io
-import pickletools
-import re
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +15,9 @@ import torch
 from torch import nn
 from torch.jit.mobile import _get_model_bytecode_version
 
+from export.lite_compact import compact
 from records import files
 from records.errors import ArtifactError, ExportError
-
-#: Records that the writer adds itself.
-_WRITERS_OWN = frozenset({"version", ".data/serialization_id"})
-#: The counter that torch.jit puts into the name of a class that it compiled before.
-_MANGLE = re.compile(rb"___torch_mangle_\d+\.?")
 
 
 def write_lite(module: nn.Module, path: Path) -> None:
@@ -51,7 +42,7 @@ def write_lite(module: nn.Module, path: Path) -> None:
         except (RuntimeError, TypeError, NotImplementedError) as error:
             name = type(module).__name__
             raise ExportError(f"torch.jit cannot compile {name}: {error}") from error
-    files.write_bytes(path, _compact(saved))
+    files.write_bytes(path, compact(saved))
 
 
 def bytecode_version(path: Path) -> int:
@@ -65,60 +56,6 @@ def bytecode_version(path: Path) -> int:
             return int(_get_model_bytecode_version(str(path)))
     except (RuntimeError, ValueError) as error:
         raise ArtifactError(f"{path} is not a TorchScript Lite file: {error}") from error
-
-
-def _compact(saved: bytes) -> bytes:
-    """Return a saved Lite file without source and debug tables, under stable names."""
-    target = io.BytesIO()
-    writer = torch._C.PyTorchFileWriter(target)
-    with zipfile.ZipFile(io.BytesIO(saved)) as source:
-        for name, data in _records(source):
-            writer.write_record(name, data, len(data))
-    writer.write_end_of_file()
-    return target.getvalue()
-
-
-def _records(source: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
-    mangled: set[bytes] = set()
-    for entry in source.infolist():
-        # torch names the archive's folder after the file, which is a temporary one.
-        name = entry.filename.partition("/")[2]
-        if name.startswith("code/") or name in _WRITERS_OWN:
-            continue
-        data = source.read(entry)
-        if name.endswith(".pkl"):
-            data = _without_mangling(data, mangled)
-        yield name, data
-    if len(mangled) > 1:
-        raise ExportError("the frozen module still holds several classes of one name")
-
-
-def _without_mangling(data: bytes, found: set[bytes]) -> bytes:
-    """Return a pickle's bytes with the counters taken out of its class names; nothing is loaded.
-
-    Args:
-        data: a pickle of protocol 2, whose strings carry their own length and no frame does.
-        found: collects the counters, so that two classes are never given one name.
-    """
-    starts = [(opcode.name, position) for opcode, _, position in pickletools.genops(data)]
-    ends = [position for _, position in starts[1:]] + [len(data)]
-    parts = []
-    for (name, start), end in zip(starts, ends, strict=True):
-        part = data[start:end]
-        counters = _MANGLE.findall(part) if name in {"BINUNICODE", "GLOBAL"} else []
-        if counters:
-            found.update(counter.rstrip(b".") for counter in counters)
-            part = _renamed(name, part)
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _renamed(opcode: str, part: bytes) -> bytes:
-    if opcode == "GLOBAL":
-        # "c<module>\n<class>\n": the counter is the module's last segment.
-        return re.sub(rb"\.?" + _MANGLE.pattern, b"", part)
-    text = _MANGLE.sub(b"", part[5:])
-    return part[:1] + len(text).to_bytes(4, "little") + text
 
 
 @contextmanager

@@ -35,22 +35,41 @@ def export_from_weights(
         EdgeveilError: whatever the data, model, split or export refuses.
     """
     require_writers(recipe.export.formats)
+    weights, split = trained_weights(recipe), only_split(recipe)
+    splits = load_splits(recipe.data)
+    return export_bundle(
+        build_model(recipe.model, len(splits.classes)),
+        recipe,
+        splits,
+        split,
+        folder,
+        checkpoint_sha256=sha256_file(weights),
+        replace=replace,
+        progress=progress,
+    )
+
+
+def trained_weights(recipe: Recipe) -> Path:
+    """Return the weights file that a recipe names.
+
+    Raises:
+        InputError: it names none.
+    """
     weights = Path(recipe.model.weights)
     if not weights.is_file():
         raise InputError(
             f"weights {recipe.model.weights!r} is not a file; train first with edgeveil train, "
             "then pass --weights FILE"
         )
+    return weights
+
+
+def only_split(recipe: Recipe) -> str:
+    """Return a recipe's split.
+
+    Raises:
+        InputError: it names several.
+    """
     if len(recipe.export.splits) != 1:
         raise InputError("one bundle holds one split; pass --split NAME, or use edgeveil run")
-    splits = load_splits(recipe.data)
-    return export_bundle(
-        build_model(recipe.model, len(splits.classes)),
-        recipe,
-        splits,
-        recipe.export.splits[0],
-        folder,
-        checkpoint_sha256=sha256_file(weights),
-        replace=replace,
-        progress=progress,
-    )
+    return recipe.export.splits[0]

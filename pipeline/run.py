@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from baseline.datasets import ImageSplits, load_splits
+from baseline.datasets import load_splits
 from export.optional_formats import require_writers
 from pipeline.folder_lock import LOCK_NAME, only_runner
-from pipeline.stage import do_stage, finished_record
-from pipeline.stages import run_stages
+from pipeline.stage import Stage, do_stage, finished_record
+from pipeline.stages import Until, run_stages
 from records import codec, files
 from records.errors import OverwriteError
 from records.progress import Progress, silent
@@ -26,9 +27,11 @@ class RunOptions:
     Attributes:
         replace: allow another recipe than the one that the folder was made with; stages
             whose inputs changed are done again and replace their results.
+        until: the last stage of each split; a later run of the folder goes on from there.
     """
 
     replace: bool = False
+    until: Until = "attack"
 
 
 def run_recipe(
@@ -60,13 +63,13 @@ def run_recipe(
     with only_runner(folder):
         _claim(recipe, folder, options)
         splits = load_splits(recipe.data)
-        return _do_all(recipe, folder, splits, progress)
+        return _do_all(run_stages(recipe, folder, splits, progress, until=options.until), folder)
 
 
-def _do_all(recipe: Recipe, folder: Path, splits: ImageSplits, progress: Progress) -> RunRecord:
+def _do_all(stages: Iterable[Stage], folder: Path) -> RunRecord:
     records: list[StageRecord] = []
     skipped: list[str] = []
-    for stage in run_stages(recipe, folder, splits, progress):
+    for stage in stages:
         record = finished_record(stage, folder)
         if record is None:
             record = do_stage(stage, folder)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -23,6 +24,9 @@ from records.recipe import Recipe
 from report.write import write_report
 from runtime_check.check import check_bundle
 
+#: The stages of a split, in order; each needs those before it.
+Until = Literal["export", "check", "bench", "attack"]
+
 
 @dataclass(frozen=True)
 class _Run:
@@ -30,6 +34,7 @@ class _Run:
     folder: Path
     splits: ImageSplits
     progress: Progress
+    until: Until
 
     def bundle(self, split: str) -> Bundle:
         return load_bundle(self.folder / split / "bundle")
@@ -40,7 +45,12 @@ class _Run:
 
 
 def run_stages(
-    recipe: Recipe, folder: Path, splits: ImageSplits, progress: Progress
+    recipe: Recipe,
+    folder: Path,
+    splits: ImageSplits,
+    progress: Progress,
+    *,
+    until: Until = "attack",
 ) -> Iterator[Stage]:
     """Yield the stages in order; each must be finished before the next is asked for.
 
@@ -52,18 +62,22 @@ def run_stages(
         folder: the run folder.
         splits: the image sets.
         progress: handed to the stages.
+        until: the last stage of each split.
 
     Yields:
         train, then for each split export, check, bench and attack, then report.
     """
-    run = _Run(recipe, folder, splits, progress)
+    run = _Run(recipe, folder, splits, progress, until)
     yield _train_stage(run)
     for split in recipe.export.splits:
-        yield _export_stage(run, split)
-        yield _check_stage(run, split)
-        yield _bench_stage(run, split)
-        yield _attack_stage(run, split)
+        for stage in _wanted(until):
+            yield _OF_SPLIT[stage](run, split)
     yield _report_stage(run)
+
+
+def _wanted(until: Until) -> tuple[Until, ...]:
+    names = tuple(_OF_SPLIT)
+    return names[: names.index(until) + 1]
 
 
 def _train_stage(run: _Run) -> Stage:
@@ -193,6 +207,8 @@ def _report_stage(run: _Run) -> Stage:
         names += [
             f"{split}/{name}"
             for name in ("bundle/manifest.json", "check.json", "bench.json", "attack/attack.json")
+            # A run that goes no further may still lie in a folder where one did.
+            if (run.folder / split / name).is_file()
         ]
 
     def work() -> bool:
@@ -205,6 +221,14 @@ def _report_stage(run: _Run) -> Stage:
         outputs=("report",),
         work=work,
     )
+
+
+_OF_SPLIT: dict[Until, Callable[[_Run, str], Stage]] = {
+    "export": _export_stage,
+    "check": _check_stage,
+    "bench": _bench_stage,
+    "attack": _attack_stage,
+}
 
 
 def _bundle_inputs(run: _Run, split: str) -> dict[str, object]:

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from records.manifest import SetRecord, Sha256
-from records.parity import SkippedArtifact
 from records.recipe import AttackRecipe
+from records.target import SkippedArtifact, TargetRecord
 
 SCHEMA = "edgeveil.attack/2"
 RECORD_NAME = "attack.json"
@@ -249,8 +249,10 @@ class AttackRecord(Part, frozen=True, kw_only=True):
     INCONCLUSIVE whenever a gate failed. ``pre_registered`` is false when the recipe used is not
     the one sealed in the bundle. ``note`` is set when the FP32 edge itself leaks less than the
     margin over the floor: there is nothing that INT8 could be credited with hiding.
-    ``drift``: each artifact against eager INT8, |Δ recon_psnr_db| by level. ``skipped``: artifacts
-    whose runtime is not installed here.
+    ``drift``: each artifact against eager INT8, |Δ recon_psnr_db| by level. ``target``: what the
+    victims' images went through, None for this process; eager INT8 always runs on the host.
+    ``trained_on``: whose outputs for the attacker's images the decoders learned from. ``skipped``:
+    INT8 artifacts whose runtime is not installed here, or that do not run on the target.
     """
 
     schema: Literal["edgeveil.attack/2"] = "edgeveil.attack/2"
@@ -273,8 +275,10 @@ class AttackRecord(Part, frozen=True, kw_only=True):
     artifacts: tuple[ArtifactAttack, ...]
     verdicts: tuple[ArtifactVerdict, ...]
     pictures: tuple[Picture, ...]
-    skipped: tuple[SkippedArtifact, ...] = ()
     passed: bool
+    target: TargetRecord | None = None
+    trained_on: Literal["host"] = "host"
+    skipped: tuple[SkippedArtifact, ...] = ()
     threads: int
     versions: dict[str, str]
     seconds: float

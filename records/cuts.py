@@ -11,6 +11,7 @@ class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ``edge_macs``: multiply-accumulates of one image (convolutions and linear layers).
     ``edge_share_macs``: the edge's share of the whole network's, 0 to 1.
     ``boundary_shape``: without the batch axis. Bytes are of one image's boundary tensor.
+    ``whole_network``: nothing but passing the logits on is left for the server.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     boundary_shape: tuple[int, ...]
     boundary_bytes_fp32: int
     boundary_bytes_uint8: int
+    whole_network: bool
 
 
 class CutList(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from records.machine import MachineRecord
+from records.target import TargetState
 
 SCHEMA = "edgeveil.doctor/1"
 
@@ -47,7 +48,7 @@ class DoctorRecord(DoctorPart, frozen=True, kw_only=True):
 
     ``install``: the pip command that brings what is missing, None when nothing is.
     ``follows``: what the CPU's features mean for the figures. ``skipped``: what will be skipped
-    here and why.
+    here and why. ``targets``: the emulated ones, and what each still needs.
     """
 
     schema: Literal["edgeveil.doctor/1"] = "edgeveil.doctor/1"
@@ -58,6 +59,7 @@ class DoctorRecord(DoctorPart, frozen=True, kw_only=True):
     install: str | None
     follows: tuple[str, ...]
     skipped: tuple[str, ...]
+    targets: tuple[TargetState, ...] = ()
 
     @property
     def usable(self) -> bool:

@@ -129,7 +129,10 @@ class Qparams(Part, frozen=True, kw_only=True):
 
 
 class Manifest(Part, frozen=True, kw_only=True):
-    """Everything about a bundle; ``bundle_id`` is the SHA-256 of the rest as canonical JSON."""
+    """Everything about a bundle; ``bundle_id`` is the SHA-256 of the rest as canonical JSON.
+
+    ``equalized``: between which layers channels were equalized, ``first > reader, reader``.
+    """
 
     schema: Literal["edgeveil.bundle/1"] = "edgeveil.bundle/1"
     bundle_id: Sha256
@@ -145,5 +148,6 @@ class Manifest(Part, frozen=True, kw_only=True):
     artifacts: Annotated[tuple[Artifact, ...], Meta(min_length=1, max_length=64)]
     qparams: tuple[Qparams, ...]
     float_nodes: tuple[str, ...]
+    equalized: tuple[str, ...] = ()
     engine: str
     versions: dict[str, str]

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from records.manifest import Sha256
 from records.recipe import CheckRecipe
+from records.target import SkippedArtifact, TargetRecord
 
 SCHEMA = "edgeveil.check/1"
 
@@ -93,13 +94,6 @@ class LsbDifference(Part, frozen=True, kw_only=True):
     parity_sqnr_db: float | None
     off_grid: Count
     worst: Annotated[tuple[WorstImage, ...], Meta(max_length=16)]
-
-
-class SkippedArtifact(Part, frozen=True, kw_only=True):
-    """An artifact that was not run here, and why."""
-
-    artifact: str
-    reason: str
 
 
 class Interval(Part, frozen=True, kw_only=True):
@@ -202,10 +196,27 @@ class Evidence(Part, frozen=True, kw_only=True):
     sha256: Sha256
 
 
+class HostDifference(Part, frozen=True, kw_only=True):
+    """One INT8 artifact on the target, in ``mode``, beside the same file on the host.
+
+    ``host_mode``: the host's. ``from_host``: the target's boundary against the host's.
+    ``host_from_eager``: the host's boundary against eager INT8, as a check of the host finds it.
+    """
+
+    artifact: str
+    mode: Mode
+    host_mode: Mode
+    from_host: LsbDifference
+    host_from_eager: LsbDifference
+
+
 class CheckRecord(Part, frozen=True, kw_only=True):
     """The whole check of a bundle; ``passed`` only when every gate passed.
 
-    ``skipped``: artifacts whose runtime is not installed here.
+    ``target``: where the artifacts ran, None for this process. Eager INT8 and the server half
+    always run on the host. On a target, ``ort`` speaks of the target, ``host`` compares with the
+    host, and ``host_fp32`` holds the FP32 edges against the host's. ``skipped`` names what did not
+    run there, or, without a target, whose runtime is not installed here.
     """
 
     schema: Literal["edgeveil.check/1"] = "edgeveil.check/1"
@@ -222,7 +233,10 @@ class CheckRecord(Part, frozen=True, kw_only=True):
     fusion: tuple[Fusion, ...]
     gates: tuple[Gate, ...]
     passed: bool
-    skipped: tuple[SkippedArtifact, ...] = ()
     evidence: Evidence | None = None
+    target: TargetRecord | None = None
+    host: tuple[HostDifference, ...] = ()
+    host_fp32: tuple[FloatParity, ...] = ()
+    skipped: tuple[SkippedArtifact, ...] = ()
     started_at: str
     seconds: float

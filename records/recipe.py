@@ -100,9 +100,14 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     ``observers``: another method than ``activation_observer`` for single tensors, by the path of
     the module that makes them. ``refined_tensors``: for so many of the most harmful tensors the
     range is fitted to the loss of the whole network. ``bias_correction``: takes back the mean error
-    of every channel. ``boundary_bits``: of the tensor that is sent; weights and inner activations
-    keep 8. ``formats``: what is written; ``ptl`` and ``onnx`` always, ``pte`` and ``tflite`` need
-    the extras ``executorch`` and ``litert``.
+    of every channel. ``float_layers``: modules (with all inside them) and graph nodes that stay in
+    float in every artifact; see `edgeveil sensitivity`. ``boundary_bits``: of the tensor that is
+    sent; weights and inner activations keep 8. ``equalization``: of channels between layers that a
+    ReLU joins. ``bn_reestimation``: of the BatchNorm statistics, on the quantized edge. ``qat``:
+    train the quantized edge from the calibrated ranges on, with the answers of the FP32 network;
+    ``qat_images``: the first so many training images, None for all; ``qat_learning_rate``: relative
+    to the size of a weight tensor. ``formats``: what is written; ``ptl`` and ``onnx`` always,
+    ``pte`` and ``tflite`` need the extras ``executorch`` and ``litert``.
     """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
@@ -111,12 +116,41 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     observers: dict[str, ActivationObserver] = {}
     refined_tensors: Annotated[int, Meta(ge=0)] = 0
     bias_correction: bool = False
+    float_layers: tuple[str, ...] = ()
     boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
+    equalization: bool = False
+    bn_reestimation: bool = False
+    qat: bool = False
+    qat_epochs: Count = 1
+    qat_images: Annotated[int, Meta(ge=2)] | None = None
+    qat_batch_size: Count = 64
+    qat_learning_rate: Positive = 3e-3
+    qat_seed: Seed = 0
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
     formats: tuple[ExportFormat, ...] = ("ptl", "onnx")
 
     def __post_init__(self) -> None:
-        """Refuse a split that is no module path, the same split twice, and formats that lack."""
+        """Refuse names that are no module path or named twice, and settings that contradict."""
+        self._refuse_formats()
+        for split in self.splits:
+            if not _MODULE_PATH.fullmatch(split):
+                raise ValueError(f"split {split!r} is not a module path such as features.3")
+        if len(set(self.splits)) != len(self.splits):
+            raise ValueError("the same split is named twice")
+        for layer in self.float_layers:
+            if not _MODULE_PATH.fullmatch(layer):
+                raise ValueError(f"float layer {layer!r} is not a module path such as features.3")
+        if len(set(self.float_layers)) != len(self.float_layers):
+            raise ValueError("the same float layer is named twice")
+        if self.qat and (self.bias_correction or self.bn_reestimation):
+            raise ValueError(
+                "qat trains the biases and scales that bias_correction and bn_reestimation would "
+                "overwrite; leave them out"
+            )
+        if self.qat and self.float_layers:
+            raise ValueError("qat trains every layer quantized: leave out float_layers, or qat")
+
+    def _refuse_formats(self) -> None:
         if len(set(self.formats)) != len(self.formats):
             raise ValueError("the same format is named twice")
         if not {"ptl", "onnx"} <= set(self.formats):
@@ -124,11 +158,6 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
                 "formats must hold ptl and onnx: the server half, the FP32 baseline and the "
                 "white-box attack need them; add ort, pte or tflite"
             )
-        for split in self.splits:
-            if not _MODULE_PATH.fullmatch(split):
-                raise ValueError(f"split {split!r} is not a module path such as features.3")
-        if len(set(self.splits)) != len(self.splits):
-            raise ValueError("the same split is named twice")
 
     def uses(self, observer: ActivationObserver) -> bool:
         """Return whether any tensor is watched by this method."""
@@ -173,7 +202,8 @@ class AttackRecipe(Section, frozen=True, kw_only=True):
     ``white_box_images``: A2 attacks the first so many victims, with ``white_box_iterations`` steps.
     ``query_budgets``: training pairs of A3; those that are not below the attacker's images are left
     out, A1 stands for them. ``ood_source``: where A4's auxiliary images come from, as
-    ``data.source``. ``controls``: those that cost trainings of their own.
+    ``data.source``. ``controls``: those that cost trainings of their own. ``artifacts``: names of
+    the INT8 edges to attack; none named: every one.
     """
 
     levels: Annotated[tuple[Literal["A0", "A1", "A2", "A3", "A4"], ...], Meta(min_length=1)] = (
@@ -202,6 +232,7 @@ class AttackRecipe(Section, frozen=True, kw_only=True):
     )
     ood_source: str = "photos"
     controls: tuple[CostlyControl, ...] = ("logits", "bits16")
+    artifacts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse levels without those that they are built on, and lists in no order."""
@@ -214,6 +245,8 @@ class AttackRecipe(Section, frozen=True, kw_only=True):
                 raise ValueError(f"levels with {level} must contain A1: it is measured against it")
         if len(set(self.levels)) != len(self.levels):
             raise ValueError("the same level is named twice")
+        if len(set(self.artifacts)) != len(self.artifacts):
+            raise ValueError("the same artifact is named twice")
         if sorted(set(self.query_budgets)) != list(self.query_budgets):
             raise ValueError("query_budgets must ascend")
         _refuse_unknown_source(self.ood_source)

@@ -14,6 +14,7 @@ from records.attack import Picture as PictureRecord
 from records.bench import BenchRecord
 from records.errors import InputError, RecordError
 from records.hashing import sha256_bytes
+from records.instructions import InstructionRecord
 from records.manifest import MANIFEST_NAME, Manifest
 from records.parity import CheckRecord
 from records.recipe import Recipe
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 MAX_PICTURE_BYTES = 32 * 1024 * 1024
 _PICTURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,90}\.png")
+_TARGET_RECORD = re.compile(r"(?:check-|bench-|attack-)(cortex-a[0-9]{2})(?:\.json)?")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -42,6 +44,16 @@ class StoredPicture:
 
 
 @dataclass(frozen=True)
+class TargetRecords:
+    """The records of one split on one emulated target; None stands for what was not run."""
+
+    target: str
+    check: CheckRecord | None
+    instructions: InstructionRecord | None
+    attack: AttackRecord | None
+
+
+@dataclass(frozen=True)
 class SplitRecords:
     """The records of one split; None stands for a stage that was not run."""
 
@@ -52,6 +64,7 @@ class SplitRecords:
     bench: BenchRecord | None
     attack: AttackRecord | None
     pictures: tuple[StoredPicture, ...]
+    targets: tuple[TargetRecords, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,8 @@ def load_run(folder: Path) -> RunRecords:
 
     Args:
         folder: holds ``train/training.json`` and, per split, ``bundle/manifest.json``,
-            ``check.json``, ``bench.json`` and ``attack/attack.json``; each may be missing.
+            ``check.json``, ``bench.json`` and ``attack/attack.json``, and the same of an emulated
+            target: ``check-TARGET.json`` and so on; each may be missing.
 
     Raises:
         InputError: the folder is missing or holds no record at all.
@@ -99,7 +113,35 @@ def _load_split(folder: Path) -> SplitRecords | None:
         return None
     _refuse_mixture(folder, manifest, check, bench, attack)
     pictures = () if attack is None else _pictures(folder / "attack", attack)
-    return SplitRecords(folder.name, folder, manifest, check, bench, attack, pictures)
+    targets = _targets(folder)
+    _refuse_other_bundles(folder, manifest, targets)
+    return SplitRecords(folder.name, folder, manifest, check, bench, attack, pictures, targets)
+
+
+def _targets(folder: Path) -> tuple[TargetRecords, ...]:
+    matches = map(_TARGET_RECORD.fullmatch, (path.name for path in folder.iterdir()))
+    return tuple(
+        TargetRecords(
+            name,
+            _optional(folder / f"check-{name}.json", CheckRecord),
+            _optional(folder / f"bench-{name}.json", InstructionRecord),
+            _optional(folder / f"attack-{name}" / ATTACK_NAME, AttackRecord),
+        )
+        for name in sorted({match[1] for match in matches if match is not None})
+    )
+
+
+def _refuse_other_bundles(
+    folder: Path, manifest: Manifest | None, targets: tuple[TargetRecords, ...]
+) -> None:
+    records = [r for t in targets for r in (t.check, t.instructions, t.attack) if r is not None]
+    ids = {record.bundle_id for record in records}
+    ids |= set() if manifest is None else {manifest.bundle_id}
+    if len(ids) > 1:
+        raise RecordError(
+            f"the records of emulated targets in {folder} belong to different bundles; run check, "
+            "bench and attack with --target again"
+        )
 
 
 def _refuse_mixture(

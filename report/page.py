@@ -18,6 +18,7 @@ from report.provenance_section import (
     recipe_section,
     training_section,
 )
+from report.target_section import target_sections
 from report.units import count, percent
 from report.wording import lede, split_verdicts
 
@@ -47,6 +48,7 @@ def _sections(run: RunRecords, relative: dict[Path, str]) -> tuple[Section, ...]
         attack_section(run),
         bench_section(run),
         check_section(run),
+        *target_sections(run),
         bundle_section(run),
         training_section(run),
         machine_section(run),

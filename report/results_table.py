@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
-from records import codec, files
-from records.errors import InputError
 from records.results import ArtifactFigures, Results, SplitFigures
 from report.units import bit_width
 
@@ -27,37 +22,6 @@ def results_markdown(results: Results) -> str:
         Markdown ending in a newline; sizes in kB (1 kB = 1000 bytes), ``recon_psnr_db`` in dB.
     """
     return "\n".join(_split_markdown(split, results) for split in results.splits)
-
-
-def place_results(page: Path, results: Path) -> bool:
-    """Put the tables of a results file between its markers in a Markdown page.
-
-    Args:
-        page: holds ``<!-- results:NAME -->`` … ``<!-- /results:NAME -->``, NAME being the
-            results file's name without its ending.
-        results: a results file.
-
-    Returns:
-        Whether the page changed.
-
-    Raises:
-        InputError: the page has no such markers.
-        RecordError: the results file is malformed.
-    """
-    name = results.stem
-    text = page.read_text(encoding="utf-8")
-    marked = re.compile(
-        rf"(<!-- results:{re.escape(name)} -->\n).*?(<!-- /results:{re.escape(name)} -->)",
-        re.DOTALL,
-    )
-    tables = results_markdown(codec.read(results, Results))
-    placed, count = marked.subn(lambda m: m[1] + tables + m[2], text)
-    if count != 1:
-        raise InputError(f"{page} must hold the markers of results:{name} exactly once")
-    if placed == text:
-        return False
-    files.write_bytes(page, placed.encode(), replace=True)
-    return True
 
 
 def _split_markdown(split: SplitFigures, results: Results) -> str:

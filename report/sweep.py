@@ -160,7 +160,7 @@ def _pareto(sweep: Sweep) -> tuple[Block, ...]:
             "mean image, bytes sent per image, bytes of the file. A row is on the front when no "
             "other row is at least as good in all four and better in one."
         ),
-        Gallery(_plots(sweep)),
+        Gallery(trade_off_pictures(sweep)),
         Table(
             caption="What each point really sends, worst attacker",
             columns=columns(
@@ -173,7 +173,7 @@ def _pareto(sweep: Sweep) -> tuple[Block, ...]:
                 ">Sent",
                 ">File",
                 ">Weights",
-                ">p50",
+                ">p50, ONNX",
                 "Verdict",
                 "Front",
             ),
@@ -213,9 +213,7 @@ def _drop(one: Candidate) -> str:
 
 
 def _p50(one: Candidate, sweep: Sweep) -> str:
-    """Return the median latency of an ONNX row; the sweep measures no other runtime."""
-    if not one.artifact.endswith("_onnx"):
-        return NONE
+    """Return the median latency of the point's ONNX edge; the sweep measures no other runtime."""
     for row in sweep.timing.latency:
         if row.split == one.split and one.boundary_bits in (None, row.boundary_bits):
             measured = row.fp32_p50_ms if one.reference else row.int8_p50_ms
@@ -223,13 +221,14 @@ def _p50(one: Candidate, sweep: Sweep) -> str:
     return NONE
 
 
-def _plots(sweep: Sweep) -> tuple[Picture, ...]:
-    """Return leak against accuracy and against bytes, the ONNX artifacts of every split."""
+def trade_off_pictures(sweep: Sweep) -> tuple[Picture, ...]:
+    """Return leak against accuracy and against bytes, one artifact of every split, as SVG."""
+    drawn_artifact = _drawn(sweep)
     drawn = {
         split: [
             c
             for c in sweep.candidates
-            if c.split == split and not c.reference and c.artifact.endswith("_onnx")
+            if c.split == split and not c.reference and c.artifact == drawn_artifact
         ]
         for split in sweep.grid.splits
     }
@@ -239,12 +238,14 @@ def _plots(sweep: Sweep) -> tuple[Picture, ...]:
             [_trade(s, rows, [_lost(c) for c in rows]) for s, rows in with_drop.items()],
             "top-1 lost (percentage points)",
             "top-1 lost against FP32",
+            drawn_artifact,
             log_x=False,
         ),
         _plot(
             [_trade(s, rows, [float(c.wire_bytes) for c in rows]) for s, rows in drawn.items()],
             "sent per image (bytes, log scale)",
             "bytes sent per image",
+            drawn_artifact,
             log_x=True,
         ),
     )
@@ -264,7 +265,13 @@ def _trade(split: str, rows: list[Candidate], x: list[float]) -> plots.Trade:
     )
 
 
-def _plot(lines: list[plots.Trade], axis: str, what: str, *, log_x: bool) -> Picture:
+def _drawn(sweep: Sweep) -> str:
+    """Return the artifact that is drawn: ONNX where it was attacked, else the last one."""
+    names = [c.artifact for c in sweep.candidates if not c.reference]
+    return next((name for name in names if name.endswith("_onnx")), names[-1])
+
+
+def _plot(lines: list[plots.Trade], axis: str, what: str, artifact: str, *, log_x: bool) -> Picture:
     said = "; ".join(
         f"{one.label}: "
         + ", ".join(
@@ -278,7 +285,7 @@ def _plot(lines: list[plots.Trade], axis: str, what: str, *, log_x: bool) -> Pic
         data=plots.trade_off(lines, axis, log_x=log_x),
         alt=f"Leak over the floor against {what}. {said}.",
         caption=(
-            f"Leak against {what}, ONNX artifacts, one line a split, points labelled by bits. "
+            f"Leak against {what}, {artifact}, one line a split, points labelled by bits. "
             "Filled: on the Pareto front."
         ),
     )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from export.bundle import Bundle
 from records.manifest import Artifact, Precision
-from records.parity import SkippedArtifact
+from records.target import SkippedArtifact
+
+if TYPE_CHECKING:
+    from runtime_check.targets.target import Target
 
 #: Artifact format → package that its runtime needs, and the extra that brings it.
 _NEEDS = {
@@ -28,16 +32,33 @@ def why_not_here(artifact: Artifact) -> str | None:
     return f"{package} is not installed; run: pip install '.[{extra}]'"
 
 
-def runnable_edges(bundle: Bundle, precision: Precision) -> tuple[Artifact, ...]:
-    """Return the edges of one precision whose runtime is installed, in the manifest's order."""
-    return tuple(a for a in bundle.edges(precision) if why_not_here(a) is None)
+def runnable_edges(
+    bundle: Bundle, precision: Precision, target: Target | None = None
+) -> tuple[Artifact, ...]:
+    """Return the edges of one precision that can run, in the manifest's order.
+
+    Args:
+        bundle: a verified bundle.
+        precision: of the edges.
+        target: where to run; None for this installation.
+    """
+    return tuple(a for a in bundle.edges(precision) if _why_not(a, target) is None)
 
 
-def skipped_artifacts(bundle: Bundle) -> tuple[SkippedArtifact, ...]:
-    """Return the edges that cannot run on this installation, each with the reason."""
-    found = ((artifact, why_not_here(artifact)) for artifact in bundle.edges())
+def skipped_artifacts(bundle: Bundle, target: Target | None = None) -> tuple[SkippedArtifact, ...]:
+    """Return the edges that cannot run, each with the reason.
+
+    Args:
+        bundle: a verified bundle.
+        target: where to run; None for this installation.
+    """
+    found = ((artifact, _why_not(artifact, target)) for artifact in bundle.edges())
     return tuple(
         SkippedArtifact(artifact=artifact.name, reason=reason)
         for artifact, reason in found
         if reason is not None
     )
+
+
+def _why_not(artifact: Artifact, target: Target | None) -> str | None:
+    return why_not_here(artifact) if target is None else target.missing(artifact)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from baseline.images import ImageSet
 from baseline.preprocessing import preprocess
 from export.bundle import Bundle
-from records.errors import ArtifactError, InputError
+from records.errors import ArtifactError, InputError, UnsupportedHereError
 from records.parity import (
     Accuracy,
     ArtifactCheck,
@@ -22,16 +23,20 @@ from records.parity import (
     FloatParity,
     Fusion,
     Gate,
+    HostDifference,
+    OrtMode,
     VictimRecord,
     WireEquality,
 )
 from records.progress import Progress, silent
 from records.recipe import CheckRecipe
+from records.target import SkippedArtifact
 from runtime_check.accuracy import accuracy_of
-from runtime_check.availability import skipped_artifacts
+from runtime_check.availability import runnable_edges, skipped_artifacts
 from runtime_check.eager import GRAPH, EagerRuntime
 from runtime_check.evidence import failed_arrays, lost_arrays, write_evidence
 from runtime_check.gates import artifact_gates, fp32_gates, fusion_gates, wire_gates
+from runtime_check.host_comparison import HostComparison, compared_with_host
 from runtime_check.lsb import reference_batch
 from runtime_check.machine import installed_version
 from runtime_check.ort import OrtRuntime, ort_mode
@@ -48,6 +53,7 @@ from runtime_check.passes import (
 )
 from runtime_check.runtime import RUNTIME_OF, LoadedArtifact
 from runtime_check.server_head import ServerHead
+from runtime_check.targets.target import Target
 from runtime_check.victims import Victims, set_sha256
 from runtime_check.wire import to_wire
 
@@ -62,8 +68,9 @@ Real = npt.NDArray[np.float32]
 class _Check:
     """All artifacts of one bundle, loaded, and what they have shown so far."""
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int, target: Target | None = None) -> None:
         self.bundle = bundle
+        self.target = target
         self.wire = bundle.manifest.wire
         server = OrtRuntime("default").load(bundle, bundle.artifact(SERVER), threads=threads)
         self.head = ServerHead(server, self.wire)
@@ -71,10 +78,24 @@ class _Check:
             bundle, bundle.artifact(GRAPH), threads=threads
         )
         self.eager_top1: list[Classes] = []
-        self.int8: tuple[Int8Pass, ...] = int8_passes(bundle, threads)
-        self.fp32: tuple[Fp32Pass, ...] = fp32_passes(bundle, threads)
+        self.int8: tuple[Int8Pass, ...] = int8_passes(bundle, threads, target)
+        self.fp32: tuple[Fp32Pass, ...] = fp32_passes(bundle, threads, target)
         self.wires: tuple[WireComparison, ...] = wire_comparisons(self.int8, self.wire)
         self.pairs = tuple(Fp32Comparison(other, self.fp32[0]) for other in self.fp32[1:])
+        self.host: tuple[HostComparison, ...] = ()
+        self.host_fp32: tuple[Fp32Comparison, ...] = ()
+        if target is not None:
+            self._add_host(threads)
+
+    def _add_host(self, threads: int) -> None:
+        """Load the same artifacts here too, to be compared with those of the target."""
+        there = {one.artifact.name: one for one in self.fp32}
+        self.host = compared_with_host(self.int8, int8_passes(self.bundle, threads), self.wire)
+        self.host_fp32 = tuple(
+            Fp32Comparison(there[here.artifact.name], here)
+            for here in fp32_passes(self.bundle, threads)
+            if here.artifact.name in there
+        )
 
     def add(self, images: npt.NDArray[np.uint8]) -> None:
         """Run one batch of images, uint8 (N, H, W, 3), through everything."""
@@ -96,12 +117,16 @@ class _Check:
         for one in self.int8:
             seen[id(one)] = one.compare(batch, reference)
             one.classify(seen[id(one)], self.head)
+        for host in self.host:
+            host.update(batch, reference, {id(one): seen[id(one)].q for one in self.int8})
         for pair in self.wires:
             pair.update(seen[id(pair.wire_pass)], seen[id(pair.float_pass)])
 
     def _add_fp32(self, batch: Real) -> None:
         boundaries = {id(one): one.run(batch, self.head) for one in self.fp32}
-        for pair in self.pairs:
+        for pair in self.host_fp32:
+            boundaries[id(pair.reference)] = pair.reference.run(batch, self.head)
+        for pair in (*self.pairs, *self.host_fp32):
             pair.tally.update(boundaries[id(pair.reference)], boundaries[id(pair.other)])
 
     def rows(self, labels: Classes, recipe: CheckRecipe) -> Iterator[ArtifactCheck]:
@@ -142,8 +167,12 @@ def check_bundle(
     threads: int = 1,
     evidence: Path | None = None,
     replace: bool = False,
+    target: Target | None = None,
 ) -> CheckRecord:
     """Run every edge artifact in its runtime against eager INT8, and judge it by the recipe.
+
+    On a target the artifacts run there; eager INT8, the server half and, for comparison, the same
+    artifacts run here. What does not run there is listed as skipped.
 
     Images stream through all artifacts in batches of ``recipe.check.batch_size``, preprocessed
     once: memory does not grow with their number, but for one class per image and artifact.
@@ -155,6 +184,7 @@ def check_bundle(
         threads: threads of every runtime; FP32 results may depend on it in the last bit.
         evidence: where to write the images that show a failure (npz); None writes nothing.
         replace: allow ``evidence`` to be replaced.
+        target: where the artifacts run; None for this process.
 
     Returns:
         The record. A failed gate raises nothing here: ``record.passed`` is false.
@@ -164,7 +194,7 @@ def check_bundle(
         DataError: the images have not the size that the bundle's preprocessing expects.
         ArtifactError: an artifact does not load, run, or return what the manifest says.
         OverwriteError: ``evidence`` exists and ``replace`` is false.
-        UnsupportedHereError: a runtime is not installed here.
+        UnsupportedHereError: a runtime is not installed here, or no INT8 edge runs on the target.
     """
     started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     if isinstance(victims, ImageSet):
@@ -172,7 +202,8 @@ def check_bundle(
     recipe, images = bundle.manifest.recipe.check, victims.images
     if len(images) == 0:
         raise InputError("the check needs at least one image")
-    check = _Check(bundle, threads)
+    skipped = _skipped(bundle, target)
+    check = _Check(bundle, threads, target)
     _run(check, images.images, recipe.batch_size, progress)
     found = _judge(check, images.labels, recipe)
     kept = None
@@ -183,7 +214,7 @@ def check_bundle(
         split=bundle.manifest.split,
         recipe=recipe,
         victims=_victim_record(victims, bundle),
-        ort=ort_mode(),
+        ort=_ort_mode(target),
         threads=threads,
         versions=_versions(bundle),
         artifacts=found.rows,
@@ -192,8 +223,11 @@ def check_bundle(
         fusion=found.fusion,
         gates=found.gates,
         passed=all(gate.passed for gate in found.gates),
-        skipped=skipped_artifacts(bundle),
         evidence=kept,
+        target=None if target is None else target.record,
+        host=found.host,
+        host_fp32=found.host_fp32,
+        skipped=skipped,
         started_at=started,
         seconds=time.perf_counter() - clock,
     )
@@ -211,6 +245,8 @@ class _Findings:
     fp32: tuple[FloatParity, ...]
     wires: tuple[WireEquality, ...]
     fusion: tuple[Fusion, ...]
+    host: tuple[HostDifference, ...]
+    host_fp32: tuple[FloatParity, ...]
     gates: tuple[Gate, ...]
 
 
@@ -227,27 +263,64 @@ def _judge(check: _Check, labels: Classes, recipe: CheckRecipe) -> _Findings:
     fp32 = tuple(pair.record() for pair in check.pairs)
     wires = tuple(pair.record() for pair in check.wires)
     fusion = tuple(_fusion(check.bundle))
+    host_fp32 = tuple(
+        msgspec.structs.replace(pair.record(), reference=f"{pair.reference.artifact.name} (host)")
+        for pair in check.host_fp32
+    )
     gated = {(row.artifact, row.mode) for row in rows if row.gated}
     gates = (
         *(gate for row in rows for gate in artifact_gates(row, recipe, check.wire.bits)),
         *wire_gates(wires, gated),
-        *fusion_gates(fusion, ort_mode().mode),
-        *fp32_gates(fp32, recipe),
+        *fusion_gates(fusion, _ort_mode(check.target).mode),
+        # Of the others the host's is no second reference: they are held against the target's ONNX.
+        *fp32_gates((*fp32, *host_fp32[:1]), recipe),
     )
-    return _Findings(rows=rows, fp32=fp32, wires=wires, fusion=fusion, gates=gates)
+    return _Findings(
+        rows=rows,
+        fp32=fp32,
+        wires=wires,
+        fusion=fusion,
+        host=tuple(one.record() for one in check.host),
+        host_fp32=host_fp32,
+        gates=gates,
+    )
+
+
+def _ort_mode(target: Target | None) -> OrtMode:
+    if target is None:
+        return ort_mode()
+    reason = f"{target.record.name} is not x86: its INT8 kernels do not saturate"
+    return OrtMode(mode="default", has_vnni=False, reason=reason)
+
+
+def _skipped(bundle: Bundle, target: Target | None) -> tuple[SkippedArtifact, ...]:
+    skipped = skipped_artifacts(bundle, target)
+    if not runnable_edges(bundle, "int8", target):
+        where = "here" if target is None else f"on {target.record.name}"
+        raise UnsupportedHereError(
+            f"no INT8 artifact runs {where}: " + "; ".join(sorted({s.reason for s in skipped}))
+        )
+    return skipped
 
 
 def _fusion(bundle: Bundle) -> Iterator[Fusion]:
+    meant = _float_convolutions(bundle)
     for artifact in bundle.edges("int8"):
         if artifact.format == "onnx":
             fusion = quantized_convolutions(bundle.path(artifact))
             yield Fusion(
                 artifact=artifact.name,
-                convolutions=fusion.total,
+                convolutions=fusion.total - meant,
                 # A convolution that an optimization doubled, half of it in float, is not fused.
                 fused=min(fusion.fused, fusion.total - len(fusion.float_left)),
                 left_in_float=tuple(fusion.float_left),
             )
+
+
+def _float_convolutions(bundle: Bundle) -> int:
+    """Count the convolutions that the recipe left in float, in the eager INT8 graph."""
+    graph = msgspec.json.decode(bundle.read(bundle.artifact(GRAPH)))
+    return sum(module["kind"] == "conv2d" for module in graph["modules"].values())
 
 
 def _evidence(
@@ -258,7 +331,8 @@ def _evidence(
         (one.artifact.name, one.loaded.mode): right & (one.top1() != images.labels)
         for one in check.int8
     }
-    arrays = failed_arrays(found.gates, images.images, check.int8, check.wires, check.pairs)
+    pairs = (*check.pairs, *check.host_fp32[:1])
+    arrays = failed_arrays(found.gates, images.images, check.int8, check.wires, pairs)
     return arrays | lost_arrays(found.gates, images.images, lost)
 
 

@@ -14,6 +14,8 @@ from records.machine import MachineRecord
 from records.progress import Progress, silent
 from records.recipe import BenchRecipe
 from runtime_check.machine import installed_version, is_x86, machine_record
+from runtime_check.targets.cache import cache_root
+from runtime_check.targets.prepare import states
 
 INSTALL = "pip install '.[export]'"
 
@@ -50,6 +52,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "report": _REPORT,
     "run": _ALL,
     "sweep": _ALL,
+    "target": (),
     "train": (*_NETWORK, "skimage", "PIL"),
 }
 
@@ -100,6 +103,7 @@ def examine(*, progress: Progress = silent) -> DoctorRecord:
         install=INSTALL if any(verb.missing for verb in verbs) else None,
         follows=follows(machine),
         skipped=skipped(machine, runtimes),
+        targets=states(cache_root()),
     )
 
 

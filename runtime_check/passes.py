@@ -18,6 +18,7 @@ from runtime_check.lsb import LsbTally, Reference
 from runtime_check.ort import OrtRuntime, compared_modes, ort_mode
 from runtime_check.runtime import LoadedArtifact, Runtime, runtime_for
 from runtime_check.server_head import ServerHead
+from runtime_check.targets.target import Target
 from runtime_check.wire import bits, dequantize, sent_values, to_wire_near
 
 Real = npt.NDArray[np.float32]
@@ -187,8 +188,13 @@ class Fp32Comparison:
         )
 
 
-def int8_passes(bundle: Bundle, threads: int) -> tuple[Int8Pass, ...]:
+def int8_passes(bundle: Bundle, threads: int, target: Target | None = None) -> tuple[Int8Pass, ...]:
     """Load every INT8 edge of a bundle in every mode that ``check`` compares.
+
+    Args:
+        bundle: a verified bundle.
+        threads: of every runtime.
+        target: where to; artifacts that do not run there are left out. None: this process.
 
     Raises:
         ArtifactError: one does not load or does not return what the manifest says.
@@ -202,24 +208,30 @@ def int8_passes(bundle: Bundle, threads: int) -> tuple[Int8Pass, ...]:
             bundle.manifest.wire,
             gated=gated,
         )
-        for artifact in runnable_edges(bundle, "int8")
-        for runtime, gated in _runtimes(artifact)
+        for artifact in runnable_edges(bundle, "int8", target)
+        for runtime, gated in _runtimes(artifact, target)
     )
 
 
-def fp32_passes(bundle: Bundle, threads: int) -> tuple[Fp32Pass, ...]:
+def fp32_passes(bundle: Bundle, threads: int, target: Target | None = None) -> tuple[Fp32Pass, ...]:
     """Load every FP32 edge of a bundle, ONNX Runtime's first: it is the others' reference.
+
+    Args:
+        bundle: a verified bundle.
+        threads: of every runtime.
+        target: where to; artifacts that do not run there are left out. None: this process.
 
     Raises:
         ArtifactError: there is none, or one does not load.
         UnsupportedHereError: its runtime is not installed here.
     """
-    edges = sorted(runnable_edges(bundle, "fp32"), key=lambda artifact: artifact.format != "onnx")
+    running = runnable_edges(bundle, "fp32", target)
+    edges = sorted(running, key=lambda artifact: artifact.format != "onnx")
     if not edges:
         raise ArtifactError("the bundle has no FP32 edge to measure the accuracy drop against")
     passes = []
     for artifact in edges:
-        runtime = runtime_for(artifact)
+        runtime = runtime_for(artifact) if target is None else target.runtime(artifact)
         passes.append(Fp32Pass(artifact, runtime, runtime.load(bundle, artifact, threads=threads)))
     return tuple(passes)
 
@@ -235,7 +247,11 @@ def wire_comparisons(passes: Iterable[Int8Pass], wire: WireTensor) -> tuple[Wire
     )
 
 
-def _runtimes(artifact: Artifact) -> Iterator[tuple[Runtime, bool]]:
+def _runtimes(artifact: Artifact, target: Target | None) -> Iterator[tuple[Runtime, bool]]:
+    if target is not None:
+        for mode in target.modes(artifact):
+            yield target.runtime(artifact, mode), True
+        return
     if artifact.format != "onnx":
         yield runtime_for(artifact), True
         return

@@ -6,50 +6,23 @@ pairs of u8·s8 products in 16 bits saturates at 32,767 instead of 64,770, and i
 
 from __future__ import annotations
 
+from runtime_check.onnx_bytes import IR_VERSION, OPSET, UINT8, chunk, number, text, value
+
 ROWS, DEPTH, COLUMNS = 8, 64, 16
 A, B = 255, 127
 EXPECTED = DEPTH * A * B
 
-# Field numbers and wire types of onnx.proto3 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
-_UINT8, _INT8, _INT32 = 2, 3, 6
-_OPSET = 17
-_IR_VERSION = 8
+# TensorProto.DataType of onnx.proto3.
+_INT8, _INT32 = 3, 6
 
 
 def saturation_model() -> bytes:
     """Return the model: input ``a`` uint8 (8, 64), output ``y`` int32 (8, 16), all 2,072,640."""
-    node = _text(1, "a") + _text(1, "b") + _text(2, "y") + _text(4, "MatMulInteger")
-    b = _number(1, DEPTH) + _number(1, COLUMNS) + _number(2, _INT8) + _text(8, "b")
-    b += _bytes(9, bytes([B]) * (DEPTH * COLUMNS))
-    graph = _bytes(1, node) + _text(2, "saturation") + _bytes(5, b)
-    graph += _bytes(11, _value("a", _UINT8, (ROWS, DEPTH)))
-    graph += _bytes(12, _value("y", _INT32, (ROWS, COLUMNS)))
-    opset = _text(1, "") + _number(2, _OPSET)
-    return _number(1, _IR_VERSION) + _bytes(7, graph) + _bytes(8, opset)
-
-
-def _value(name: str, element: int, shape: tuple[int, ...]) -> bytes:
-    dimensions = b"".join(_bytes(1, _number(1, size)) for size in shape)
-    tensor = _number(1, element) + _bytes(2, dimensions)
-    return _text(1, name) + _bytes(2, _bytes(1, tensor))
-
-
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _text(field: int, text: str) -> bytes:
-    return _bytes(field, text.encode())
-
-
-def _bytes(field: int, data: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    node = text(1, "a") + text(1, "b") + text(2, "y") + text(4, "MatMulInteger")
+    b = number(1, DEPTH) + number(1, COLUMNS) + number(2, _INT8) + text(8, "b")
+    b += chunk(9, bytes([B]) * (DEPTH * COLUMNS))
+    graph = chunk(1, node) + text(2, "saturation") + chunk(5, b)
+    graph += chunk(11, value("a", UINT8, (ROWS, DEPTH)))
+    graph += chunk(12, value("y", _INT32, (ROWS, COLUMNS)))
+    opset = text(1, "") + number(2, OPSET)
+    return number(1, IR_VERSION) + chunk(7, graph) + chunk(8, opset)

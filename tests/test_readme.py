@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from records import codec
 from records.grid import read_grid
 from records.recipe import read_recipe
-from records.results import Results
-from report.results_table import results_markdown
+from report.place_results import CALIBRATED_SUFFIX, source_mark, table_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -142,13 +140,27 @@ def test_every_linked_file_exists() -> None:
         assert (ROOT / target).exists(), target
 
 
-@pytest.mark.parametrize("name", ["demo", "cifar100"])
-def test_the_figures_are_those_of_the_results_file(name: str) -> None:
-    results = codec.read(ROOT / "docs" / "results" / f"{name}.json", Results)
+TABLES = re.findall(r"<!-- (\w+):(\w+) -->", README.read_text(encoding="utf-8"))
+
+
+def test_the_page_holds_the_tables_of_every_results_file() -> None:
+    files = {path.stem for path in (ROOT / "docs" / "results").glob("*.json")}
+    beside = {name for name in files if name.endswith(CALIBRATED_SUFFIX)}
+    assert {name for _, name in TABLES} == files - beside
+
+
+@pytest.mark.parametrize(("kind", "name"), TABLES)
+def test_the_figures_are_those_of_the_results_file(kind: str, name: str) -> None:
     placed = re.search(
-        rf"<!-- results:{name} -->\n(.*?)<!-- /results:{name} -->",
+        rf"<!-- {kind}:{name} -->\n(.*?)<!-- /{kind}:{name} -->",
         README.read_text(encoding="utf-8"),
         re.DOTALL,
     )
     assert placed is not None
-    assert placed[1] == results_markdown(results)
+    assert placed[1] == table_of(kind, ROOT / "docs" / "results" / f"{name}.json")
+
+
+@pytest.mark.parametrize("name", [name for kind, name in TABLES if kind == "curve"])
+def test_the_curve_is_drawn_from_its_record(name: str) -> None:
+    path = ROOT / "docs" / "results" / f"{name}.json"
+    assert path.with_suffix(".svg").read_bytes().endswith(source_mark(path))

@@ -18,7 +18,14 @@ from attack import training
 from attack.cache import TensorCache
 from attack.features import FeatureTable, Target, float_table
 from attack.metrics import as_unit_images
-from attack.strength import Comparison, family_strengths, gate_margin, main, plain_decoder
+from attack.strength import (
+    Comparison,
+    Timing,
+    family_strengths,
+    gate_margin,
+    main,
+    plain_decoder,
+)
 from baseline.datasets import load_splits
 from records import codec
 from records.errors import GateFailedError, InputError
@@ -77,7 +84,7 @@ def gain_db(folder: Path) -> float:
         threads=1,
         seed=0,
     )
-    assert trained.name == "scratch, small, 6 epochs"
+    assert trained.name == "A0 scratch, small, 6 epochs"
     assert len(trained.curve_db) == len(trained.timing.cpu_at_epoch) == 6
     return trained.recon_psnr_db - closed.recon_psnr_db
 
@@ -104,6 +111,7 @@ def comparison(margin_db: float | None) -> Comparison:
         recipe=AttackRecipe(),
         decoders=(),
         margin_db=margin_db,
+        timing=Timing(wall=1.0, cpu=1.0),
     )
 
 
@@ -126,7 +134,7 @@ def test_it_prints_both_on_the_same_features(
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0
     rows = re.findall(r"^(\S.+?)\s+recon_psnr_db +([\d.]+)", result.output, re.MULTILINE)
-    kinds = ["constant", "closed-form", "scratch", "plain"]
+    kinds = ["A0 constant", "A0 closed-form", "A0 scratch", "plain"]
     assert [name.split(",")[0] for name, _ in rows] == kinds
     assert sum("(chosen)" in name for name, _ in rows) == 1
     assert len(re.findall(r"^    epoch  1 .* CPU s$", result.output, re.MULTILINE)) == 2
@@ -145,6 +153,31 @@ def test_it_prints_both_on_the_same_features(
     chosen = next(one for one in record.decoders if one.chosen)
     assert record.margin_db == pytest.approx(
         chosen.recon_psnr_db - record.decoders[-1].recon_psnr_db
+    )
+
+
+def test_one_whole_evaluation_is_a0_on_fp32_and_a1_on_the_artifact(
+    tmp_path: Path, tiny_model: torch.nn.Module, tiny_images: npt.NDArray[np.uint8]
+) -> None:
+    bundle, _ = tiny_bundle(tmp_path, tiny_model, tiny_images)
+    options = ["--plain-epochs", "0", "--epochs", "1", "--adaptive", "--json"]
+    arguments = [str(bundle.folder), "--cache", str(tmp_path / "cache"), *options]
+    result = CliRunner().invoke(
+        main, [*arguments, "--artifact", "edge_int8_wire_lite"], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    record = codec.decode(result.stdout.encode(), Comparison, "stdout")
+    assert record.artifact == "edge_int8_wire_lite"
+    starts = [tuple(one.name.split(",")[0].split()) for one in record.decoders]
+    family = ["constant", "closed-form", "scratch"]
+    assert starts == [
+        *(("A0", start) for start in family),
+        *(("A1", start) for start in ("unchanged", *family, "fine-tuned")),
+    ]
+    chosen = [one.name.split()[0] for one in record.decoders if one.chosen]
+    assert chosen == ["A0", "A1"]
+    assert record.timing.wall >= sum(
+        one.timing.wall for one in record.decoders if one.timing.cpu is not None
     )
 
 

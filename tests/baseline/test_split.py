@@ -75,8 +75,11 @@ def test_the_cuts_of_the_tiny_network_by_hand() -> None:
     assert list(cuts) == [
         *("stem.0", "stem.1", "stem", "block1"),
         *("block2.depthwise", "block2.norm1", "block2.act", "block2.squeeze", "block2.pointwise"),
-        *("block2", "block3", "head.0", "head.1", "head", "pool"),
+        *("block2", "block3", "head.0", "head.1", "head", "pool", "classifier"),
     ]
+    assert [cut.name for cut in cuts.values() if cut.whole_network] == ["classifier"]
+    assert cuts["classifier"].edge_share_macs == 1.0
+    assert cuts["classifier"].boundary_shape == (8,)
     assert cuts["stem"].edge_macs == 16 * 16 * 8 * 27
     assert cuts["block1"].edge_macs == 16 * 16 * (8 * 27 + 8 * 9 + 8 * 8)
     assert cuts["block1"].edge_parameters == 8 * 27 + 16 + 8 * 9 + 16 + 8 * 8 + 16
@@ -123,10 +126,53 @@ def test_an_unknown_name_brings_close_ones() -> None:
         split_network(network("tiny"), "zzz")
 
 
-@pytest.mark.parametrize("name", ["classifier"])
-def test_an_empty_server_is_refused(name: str) -> None:
-    with pytest.raises(SplitError, match="nothing would be left for the server"):
-        split_network(network("tiny"), name)
+@pytest.mark.parametrize(
+    ("network_name", "name"),
+    [
+        ("tiny", "classifier"),
+        ("tiny", "output"),
+        ("mobilenet_v3_small", "classifier.3"),
+        ("mobilenet_v3_small", "classifier"),
+        ("mobilenet_v3_small", "output"),
+    ],
+)
+def test_the_whole_network_can_be_the_edge(network_name: str, name: str) -> None:
+    model = network(network_name)
+    halves = split_network(model, name)
+    assert halves.name == name
+    assert [n.op for n in halves.server.graph.nodes] == ["placeholder", "output"]
+    assert not halves.server.state_dict()
+    with torch.no_grad():
+        logits = halves.edge(images())
+        assert torch.equal(logits, model(images()))
+        assert torch.equal(halves.server(logits), logits)
+
+
+class OutputModule(nn.Module):
+    """Has a module called ``output`` that is not its end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.output(x).flatten(1)
+        return result
+
+
+def test_a_module_called_output_goes_before_the_alias() -> None:
+    halves = split_network(OutputModule(), "output")
+    assert halves.edge(images()).shape == images().shape
+    cuts = list_cuts(OutputModule(), SHAPE)
+    assert [(cut.name, cut.whole_network) for cut in cuts] == [("output", False)]
+
+
+def test_a_network_that_ends_with_no_module_is_whole_under_the_alias() -> None:
+    cuts = list_cuts(Shortcut(), SHAPE)
+    assert [(cut.name, cut.whole_network) for cut in cuts] == [("output", True)]
+    model = Shortcut().eval()
+    halves = split_network(model, "output")
+    assert torch.equal(halves.server(halves.edge(images())), model(images()))
 
 
 class Awkward(nn.Module):
@@ -163,7 +209,6 @@ class Pair(nn.Module):
         ("unused", "never called under this name"),
         ("alias", "never called under this name"),
         ("idle", "does not depend on module 'idle'"),
-        ("end", "nothing would be left"),
     ],
 )
 def test_awkward_modules_are_refused_by_name(name: str, message: str) -> None:

@@ -54,12 +54,23 @@ def test_the_table_names_every_cut_with_its_shape_and_bytes() -> None:
     assert cells == ["block2", "724", "102,976", "62.5%", "16×8×8", "4,096", "1,024"]
 
 
+def test_the_whole_network_is_marked() -> None:
+    result = call("--model", "tests.tiny_network:build", "--num-classes", "8")
+    marked = [line for line in result.stdout.splitlines() if "(whole network)" in line]
+    assert len(marked) == 1
+    cells = [cell.strip() for cell in marked[0].split("│")[1:-1]]
+    assert (cells[0], cells[3], cells[4]) == ("classifier (whole network)", "100.0%", "8")
+
+
 def test_the_head_does_not_move_the_cuts() -> None:
     few, many = (
         json.loads(call("--model", "tests.tiny_network:build", "--num-classes", n, "--json").stdout)
         for n in ("2", "50")
     )
-    assert [c["edge_macs"] for c in few["cuts"]] == [c["edge_macs"] for c in many["cuts"]]
+    # The whole network ends with the head.
+    assert all(cuts["cuts"][-1]["whole_network"] for cuts in (few, many))
+    few, many = ([c["edge_macs"] for c in cuts["cuts"][:-1]] for cuts in (few, many))
+    assert few == many
 
 
 def test_an_unknown_network_is_refused() -> None:

@@ -95,6 +95,15 @@ def test_real_files_pass_and_so_does_the_archive_put_together_again(
     assert module(torch.zeros(2, 3, 32, 32)).shape[0] == 2
 
 
+def test_the_constants_that_torch_adds_for_its_source_are_scanned_and_never_needed(
+    members: dict[str, bytes], artifact: Artifact
+) -> None:
+    assert "constants.pkl" not in members
+    scan_lite(put_together({**members, "constants.pkl": b"\x80\x02)."}), artifact, "old.ptl")
+    with pytest.raises(MalformedArtifactError, match="constants"):
+        scan_lite(put_together({**members, "constants.pkl": b"\x80\x02("}), artifact, "bad.ptl")
+
+
 class Payload:
     def __init__(self, command: str) -> None:
         self.command = command
@@ -127,16 +136,16 @@ def test_a_payload_in_a_pickle_is_refused_and_not_run(
 def test_other_names_than_torch_writes_are_refused(
     members: dict[str, bytes], artifact: Artifact, old: bytes, new: bytes
 ) -> None:
-    pickled = members["constants.pkl"]
+    pickled = members["bytecode.pkl"]
     assert old in pickled
-    bad = {**members, "constants.pkl": pickled.replace(old, new)}
+    bad = {**members, "bytecode.pkl": pickled.replace(old, new)}
     with pytest.raises(UnsafePickleError):
         scan_lite(put_together(bad), artifact, "bad.ptl")
 
 
 def float_storages(members: dict[str, bytes]) -> list[tuple[str, str]]:
     """Return (member, dtype) of every stored float tensor that is not empty."""
-    found = walk(members["constants.pkl"], EVERYTHING)
+    found = walk(members["bytecode.pkl"], EVERYTHING)
     kinds = {"torch FloatStorage": "<f4", "torch DoubleStorage": "<f8"}
     keys = [p.key for p in found.persistent if p.key[1].text in kinds and p.key[4]]
     return [(f"constants/{key[2]}", kinds[key[1].text]) for key in keys]
@@ -173,7 +182,7 @@ def test_a_scale_in_the_bytecode_that_is_not_finite_is_refused(
     ("changes", "reason"),
     [
         ({"bytecode.pkl": None}, "'bytecode.pkl' is missing"),
-        ({"constants.pkl": None}, "'constants.pkl' is missing"),
+        ({"data.pkl": None}, "'data.pkl' is missing"),
         ({"version": None}, "'version' is missing"),
         ({"constants/0.storage": None}, "is missing"),
         ({"constants/0.storage": b""}, "0 bytes, not"),
@@ -237,17 +246,20 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(
     edges: dict[str, Path], artifact: Artifact
 ) -> None:
     members = taken_apart(edges["fp32"].read_bytes())
-    constants = members["constants.pkl"]
-    # The first weight: offset 0, shape (8, 3, 3, 3), strides (27, 9, 3, 1).
+    table = members["bytecode.pkl"]
+    # The first weight: shape (8, 3, 3, 3), strides (27, 9, 3, 1), somewhere in the one storage.
     shape, strides = b"(K\x08K\x03K\x03K\x03t", b"(K\x1bK\x09K\x03K\x01t"
+    views = [c.arguments for c in walk(table, EVERYTHING).calls if len(c.arguments) == 6]
+    (start,) = [v[1] for v in views if v[2] == (8, 3, 3, 3)]
+    offset = b"K" + bytes([start]) if start < 256 else b"M" + struct.pack("<H", start)
     for old, new in (
-        (shape, b"(K\x09K\x03K\x03K\x03t"),
-        (strides, b"(K\xffK\x09K\x03K\x01t"),
+        (shape, b"(M\xff\xffK\x03K\x03K\x03t"),
+        (strides, b"(M\xff\xffK\x09K\x03K\x01t"),
         (strides, b"(J\xff\xff\xff\xffK\x09K\x03K\x01t"),
         (strides, b"(K\x09K\x03K\x01t"),
-        (b"K\x00" + shape, b"K\x01" + shape),
+        (offset + shape, b"M\xff\xff" + shape),
     ):
-        bad = {**members, "constants.pkl": rebuilt(constants, old, new)}
+        bad = {**members, "bytecode.pkl": rebuilt(table, old, new)}
         with pytest.raises(MalformedArtifactError, match=r"beyond its storage|no shape"):
             scan_lite(put_together(bad), as_claimed(artifact, "fp32"), "bad.ptl")
 
@@ -390,7 +402,7 @@ def test_random_damage_to_pickles_is_refused_or_leaves_a_valid_file(
     rng = np.random.default_rng(0)
     refused = 0
     for _ in range(150):
-        name = str(rng.choice(["bytecode.pkl", "constants.pkl", "data.pkl"]))
+        name = str(rng.choice(["bytecode.pkl", "bytecode.pkl", "data.pkl"]))
         bad = bytearray(members[name])
         bad[rng.integers(len(bad))] ^= 1 << int(rng.integers(8))
         try:

@@ -93,6 +93,10 @@ def test_scales_and_weights_are_fx_own(
             assert (scale, point) == own[names.get(node.output[0], node.output[0])]
             seen += 1
     assert seen > 5
+    behind = {n.output[0]: n.input for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    scale_of = {stored[0]: stored[1] for stored in behind.values()}
+    pairs = [n.input[1:] for n in model.graph.node if n.op_type == "Conv"]
+    bias_of = {behind[weight][0]: behind[bias][0] for weight, bias in pairs}
     for node in edge.float_boundary.graph.nodes:
         module = (
             edge.float_boundary.get_submodule(node.target) if node.op == "call_module" else None
@@ -105,11 +109,11 @@ def test_scales_and_weights_are_fx_own(
             fine = weight.qscheme() == torch.per_channel_affine
             scales = weight.q_per_channel_scales().numpy() if fine else np.array(weight.q_scale())
             np.testing.assert_array_equal(
-                values[f"{node.name}_weight_scale"], scales.astype(np.float32), strict=True
+                values[scale_of[f"{node.name}_weight_int8"]], scales.astype(np.float32), strict=True
             )
             units = scales * float(own[node.args[0].name][0])
             reals = bias.detach().double().numpy()
-            stored = values[f"{node.name}_bias_int32"]
+            stored = values[bias_of[f"{node.name}_weight_int8"]]
             assert stored.dtype == np.int32
             assert np.abs(stored - reals / units).max() <= 0.5001
 
@@ -267,3 +271,27 @@ def test_any_scale_and_zero_point_stand_in_the_file(
     images = ((steps + 0.25) * scale).float()
     expected = torch.quantize_per_tensor(images, scale, zero_point, torch.quint8).int_repr()
     np.testing.assert_array_equal(run(path, images), expected.numpy())
+
+
+def test_the_file_runs_where_int8_weights_are_made_uint8(tmp_path: Path) -> None:
+    # Layers of as many channels have equal zero points, which must not be one initializer.
+    edge = quantized("tiny", "classifier")
+    path = written(tmp_path, edge)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = onnxruntime.InferenceSession(str(path), options)
+    found = session.run(None, {"input": batch().numpy()})[0]
+    assert np.mean(np.abs(found.astype(int) - eager(edge, batch())) <= 1) >= 0.99
+
+
+def test_equal_constants_are_stored_once_and_nodes_are_numbered(tmp_path: Path) -> None:
+    model = onnx.load_model(written(tmp_path, quantized("tiny", "pool")))
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) <= 5
+    small = [t for t in model.graph.initializer if t.data_type != onnx.TensorProto.INT8]
+    contents = [(t.data_type, tuple(t.dims), t.raw_data) for t in small]
+    assert len(set(contents)) == len(contents)
+    # The units of a bias are a product of constants: only per-tensor weights store them.
+    assert not any("bias_scale" in t.name for t in model.graph.initializer)

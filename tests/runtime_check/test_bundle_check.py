@@ -183,8 +183,11 @@ def _scale_weights(model: onnx.ModelProto) -> None:
     """Make every weight scale 10 % larger: a calibration that was not FX's."""
     by_name = {value.name: value for value in model.graph.initializer}
     for node in model.graph.node:
+        # A bias' scale is a product with the weight's, which moves along.
         if node.op_type == "DequantizeLinear" and node.input[0] in by_name:
-            scale = by_name[node.input[1]]
+            scale = by_name.get(node.input[1])
+            if scale is None:
+                continue
             scale.CopyFrom(
                 numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.1), scale.name)
             )

@@ -1,0 +1,87 @@
+"""The privacy curve as a README's table: one row a split and bit width, of a finished sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from records.sweep import Candidate, Group, GroupArtifact, GroupLevel, Sweep
+
+
+def curve_markdown(sweep: Sweep) -> str:
+    """Return one Markdown row a point and attacker, FP32 beside what is sent.
+
+    Args:
+        sweep: a finished sweep.
+
+    Returns:
+        Markdown ending in a newline; ``recon_psnr_db`` in dB, mean over victims and seeds.
+    """
+    levels = list(
+        dict.fromkeys(one.level for g in sweep.groups for a in g.artifacts for one in a.levels)
+    )
+    head = ["cut", "bits", "sent", "points lost", *levels, "FP32", "hides", "verdict", "seeds"]
+    rule = ["---", *["---:"] * (len(head) - 3), "---", "---:"]
+    rows = [_row(sweep, group, levels) for group in sweep.groups]
+    return "\n".join([_basis(sweep), "", _line(head), _line(rule), *map(_line, rows), ""])
+
+
+def _basis(sweep: Sweep) -> str:
+    attack = sweep.grid.base.attack
+    failed = [(group, gate) for group in sweep.groups for gate in group.failed_gates]
+    controls = (
+        "**CONTROLS FAILED**"
+        if any(gate.stage == "attack" for _, gate in failed)
+        else "all controls green"
+    )
+    parity = dict.fromkeys(
+        f"`{group.split}` at {group.boundary_bits} bits: {gate.name} {gate.measured:.4g}, "
+        f"limit {gate.limit:g}"
+        for group, gate in failed
+        if gate.stage == "check" and gate.measured is not None
+    )
+    missed = f" Parity gates not met: {'; '.join(parity)}." if parity else ""
+    floors = {f"{group.floor_db:.2f}" for group in sweep.groups}
+    return (
+        f"Data `{sweep.data.source.partition(':')[0]}`, {sweep.data.attacker.count:,} attacker "
+        f"images, {sweep.data.victim.count:,} victims; floor {', '.join(sorted(floors))} dB, "
+        f"margin {attack.margin_db:g} dB; {controls}. FP32: the strongest attacker on the FP32 "
+        "features. Hides: how much less it gets, in dB, with one-sided "
+        f"{100 * attack.confidence:g} % bounds.{missed}"
+    )
+
+
+def _row(sweep: Sweep, group: Group, levels: Sequence[str]) -> list[str]:
+    worst = min(_judged(group), key=lambda a: a.advantage_db or 0.0)
+    fp32 = [one for a in group.artifacts if a.precision == "fp32" for one in a.levels]
+    sent = _sent(sweep, group)
+    lost = None if sent is None else sent.drop_points
+    return [
+        f"`{group.split}`",
+        str(group.boundary_bits),
+        "–" if sent is None else f"{sent.wire_bytes:,} B",
+        "–" if lost is None else f"{lost[0]:.2f}",
+        *[_level(worst, level) for level in levels],
+        f"{max(one.recon_psnr_db.mean for one in fp32):.2f}" if fp32 else "–",
+        f"{worst.advantage_db:+.2f} [{worst.lower_db:+.2f}, {worst.upper_db:+.2f}]",
+        f"**{group.verdict}**",
+        str(len(group.seeds)),
+    ]
+
+
+def _sent(sweep: Sweep, group: Group) -> Candidate | None:
+    point = (group.split, group.boundary_bits)
+    return next((c for c in sweep.candidates if (c.split, c.boundary_bits) == point), None)
+
+
+def _judged(group: Group) -> list[GroupArtifact]:
+    return [a for a in group.artifacts if a.advantage_db is not None]
+
+
+def _level(artifact: GroupArtifact, level: str) -> str:
+    """Return the strongest of a level's rows: A3 has one a query budget."""
+    found: list[GroupLevel] = [one for one in artifact.levels if one.level == level]
+    return f"{max(one.recon_psnr_db.mean for one in found):.2f}" if found else "–"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,211 @@
+"""Runs artifacts where they are to run: a program for Python 3.11 with numpy and a runtime.
+
+It imports nothing of edgeveil, so a target needs no more than this file. It answers requests on
+standard input, one after the other, until the input ends:
+
+    request   one line of JSON, then as many bytes as its ``bytes`` says
+    answer    one line of JSON, then as many bytes as its ``bytes`` says; ``error`` when it failed
+
+Requests, by ``do``: ``hello`` (what is here), ``load`` (an artifact's bytes under an ``id``),
+``run`` (a batch, float32 C order, through an ``id``; the answer is the output, C order), ``count``
+(the same batch several times, with a mark for the instruction counter around each), ``drop``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib.metadata
+import io
+import json
+import os
+import platform
+from typing import Any, BinaryIO
+
+import numpy as np
+
+PROTOCOL = "edgeveil.runner/1"
+MARK_CALL = 7777
+_MAX_LINE = 65536
+_DISTRIBUTIONS = ("numpy", "onnxruntime", "torch")
+
+
+class OnnxModel:
+    """An ONNX model in ONNX Runtime."""
+
+    def __init__(self, data: bytes, request: dict[str, Any]) -> None:
+        """Open a session; ``mode`` as in `records.parity.Mode`."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = request["threads"]
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if request["mode"] == "optimizations-off":
+            level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            options.graph_optimization_level = level
+        elif request["mode"] == "precise":
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        self._session = onnxruntime.InferenceSession(
+            data, options, providers=["CPUExecutionProvider"]
+        )
+        self._outputs, self._input = [request["output"]], request["input"]
+
+    def run(self, batch: Any) -> Any:
+        """Return the output of float32 (N, …) as a numpy array."""
+        return self._session.run(self._outputs, {self._input: batch})[0]
+
+
+class LiteModel:
+    """A TorchScript Lite program under qnnpack."""
+
+    def __init__(self, data: bytes, request: dict[str, Any]) -> None:
+        """Load the program; ``input`` and ``output`` have no names there."""
+        import torch
+        from torch.jit.mobile import _load_for_lite_interpreter
+
+        torch.backends.quantized.engine = "qnnpack"
+        torch.set_num_threads(request["threads"])
+        self._torch = torch
+        self._module = _load_for_lite_interpreter(io.BytesIO(data))  # type: ignore[no-untyped-call]
+
+    def run(self, batch: Any) -> Any:
+        """Return the output of float32 (N, …) as a numpy array.
+
+        Raises:
+            TypeError: the program returned anything but one plain tensor.
+        """
+        with self._torch.inference_mode():
+            output = self._module(self._torch.from_numpy(batch))
+        if not isinstance(output, self._torch.Tensor) or output.is_quantized:
+            raise TypeError("the program did not return one plain tensor")
+        return output.contiguous().numpy()
+
+
+Requests = io.FileIO | io.BytesIO
+FORMATS = {"onnx": OnnxModel, "torchscript-lite": LiteModel}
+
+
+class Runner:
+    """The loaded artifacts, and the answers to requests."""
+
+    def __init__(self) -> None:
+        """Start with nothing loaded."""
+        self._models: dict[str, Any] = {}
+
+    def answer(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+        """Return header and bytes of the answer to one request.
+
+        Raises:
+            KeyError: the request is unknown or lacks a key.
+        """
+        work = {
+            "hello": self._hello,
+            "load": self._load,
+            "run": self._run,
+            "count": self._count,
+            "drop": self._drop,
+        }
+        return work[request["do"]](request, data)
+
+    def _hello(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+        versions = {"python": platform.python_version()}
+        for name in _DISTRIBUTIONS:
+            try:
+                versions[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        for module in request.get("import", ()):
+            __import__(module)
+        found = {"protocol": PROTOCOL, "machine": platform.machine(), "versions": versions}
+        return found | {"system": platform.system(), "release": platform.release()}, b""
+
+    def _load(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+        self._models[request["id"]] = FORMATS[request["format"]](data, request)
+        return {}, b""
+
+    def _drop(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+        del self._models[request["id"]]
+        return {}, b""
+
+    def _run(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+        output = np.ascontiguousarray(self._models[request["id"]].run(_batch(request, data)))
+        header = {"dtype": str(output.dtype), "shape": list(output.shape)}
+        return header, output.tobytes()
+
+    def _count(self, request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+        model, batch = self._models[request["id"]], _batch(request, data)
+        system_call = ctypes.CDLL(None).syscall
+        for _ in range(request["warmup"]):
+            model.run(batch)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(request["first"], request["first"] + request["inferences"]):
+                system_call(MARK_CALL, ctypes.c_uint64(number))
+                model.run(batch)
+            system_call(MARK_CALL, ctypes.c_uint64(number + 1))
+        finally:
+            gc.enable()
+        return {}, b""
+
+
+def _batch(request: dict[str, Any], data: bytes) -> Any:
+    # A copy: torch wants memory that it may write to.
+    return np.frombuffer(data, np.float32).reshape(request["shape"]).copy()
+
+
+def serve(requests: Requests, answers: BinaryIO) -> None:
+    """Answer requests until there are no more; a failed one is answered with its error.
+
+    Args:
+        requests: unbuffered. What a pipe gives at once depends on the time, and would, by way of
+            buffers of other sizes, show in the counts of instructions.
+        answers: where to.
+
+    Raises:
+        EOFError: the input ended in the middle of a request.
+    """
+    runner = Runner()
+    while line := _line(requests):
+        request = json.loads(line)
+        data = _exactly(requests, request.get("bytes", 0))
+        try:
+            header, payload = runner.answer(request, data)
+        # Whatever a runtime raises is the answer: the other side names it and decides.
+        except Exception as error:
+            first = (str(error).strip() or "no message").splitlines()[0][:2000]
+            header, payload = {"error": f"{type(error).__name__}: {first}"}, b""
+        answers.write(json.dumps(header | {"bytes": len(payload)}).encode() + b"\n" + payload)
+        answers.flush()
+
+
+def _line(source: Requests) -> bytes:
+    line, one = bytearray(), bytearray(1)
+    while len(line) < _MAX_LINE and source.readinto(one):
+        line += one
+        if line.endswith(b"\n"):
+            break
+    return bytes(line)
+
+
+def _exactly(source: Requests, count: int) -> bytes:
+    data = bytearray(count)
+    view, done = memoryview(data), 0
+    while done < count:
+        got = source.readinto(view[done:])
+        if not got:
+            raise EOFError(f"the request ended after {done} of {count} bytes")
+        done += got
+    return bytes(data)
+
+
+def main() -> None:
+    """Serve on the standard streams; whatever a runtime prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(io.FileIO(0), answers)
+
+
+if __name__ == "__main__":
+    main()

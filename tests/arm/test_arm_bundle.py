@@ -1,0 +1,115 @@
+"""A whole bundle on the ARM kernels: check, bench and attack, and what must fail there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from attack.evaluate import attack_bundle
+from benchmarks.instructions import SPREAD_LIMIT, count_instructions
+from records.attack import failed_gates
+from runtime_check.check import check_bundle
+from runtime_check.gates import failed
+from runtime_check.targets.emulated import EmulatedTarget
+from runtime_check.targets.wheels import LITE_WHEELS, RUNTIME_WHEELS
+from tests.arm.arm_targets import prepared
+from tests.runtime_check.tiny_bundle import (
+    replaced,
+    tiny_bundle,
+    with_varied_classes,
+    wrong_weights,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from baseline.datasets import ImageSplits
+    from export.bundle import Bundle
+
+pytestmark = [pytest.mark.arm, pytest.mark.slow]
+
+Tiny = tuple["Bundle", "ImageSplits"]
+
+
+@pytest.fixture(scope="module", params=["cortex-a72", "cortex-a76"])
+def target(request: pytest.FixtureRequest) -> Iterator[EmulatedTarget]:
+    with EmulatedTarget(request.param, prepared(request.param)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def tiny(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: nn.Module,
+    tiny_images: npt.NDArray[np.uint8],
+) -> Tiny:
+    model = with_varied_classes(tiny_model, tiny_images)
+    return tiny_bundle(tmp_path_factory.mktemp("arm"), model, tiny_images)
+
+
+def test_check(target: EmulatedTarget, tiny: Tiny) -> None:
+    bundle, splits = tiny
+    record = check_bundle(bundle, splits.victim, target=target)
+    assert failed(record.gates) == ()
+    assert record.skipped == ()
+    assert record.target is not None
+    assert record.target.machine == "aarch64"
+    assert set(record.target.wheels.values()) == {w.sha256 for w in (*RUNTIME_WHEELS, *LITE_WHEELS)}
+    lite = [row for row in record.host if row.mode == "qnnpack"]
+    assert {row.artifact for row in lite} == {"edge_int8_lite", "edge_int8_wire_lite"}
+    assert all(row.from_host.max_lsb == 0 for row in lite)
+    for row in record.artifacts:
+        if row.runtime == "ort" and row.lsb is not None:
+            assert row.lsb.share_within_1_lsb >= 0.99
+
+
+def test_a_wrong_artifact_fails(
+    target: EmulatedTarget,
+    tiny: Tiny,
+    tiny_model: nn.Module,
+    tiny_images: npt.NDArray[np.uint8],
+    tmp_path: Path,
+) -> None:
+    bundle, splits = tiny
+    wrong, _ = tiny_bundle(tmp_path / "wrong", wrong_weights(tiny_model), tiny_images)
+    name = "edge_int8_wire_onnx"
+    bad = replaced(bundle, tmp_path / "bad", name, wrong.path(wrong.artifact(name)))
+    record = check_bundle(bad, splits.victim.take(np.arange(50)), target=target)
+    assert ("onnx_share_within_1_lsb", name) in {(g.name, g.artifact) for g in failed(record.gates)}
+
+
+def test_bench(target: EmulatedTarget, tiny: Tiny) -> None:
+    bundle, _ = tiny
+    # torch's import alone takes most of a minute under the counter: one CPU shows that it works.
+    newer = target.record.name == "cortex-a76"
+    record = count_instructions(bundle, target, runtimes=("ort", "lite") if newer else ("ort",))
+    assert record.passed
+    assert all(one.spread <= SPREAD_LIMIT for one in record.artifacts)
+    counted = {one.artifact: one.mean for one in record.artifacts}
+    assert ("edge_int8_lite" in counted) == newer
+    assert counted["edge_fp32_onnx"].fmla > 0
+    assert (counted["edge_fp32_onnx"].dot, counted["edge_int8_onnx"].mmla) == (0, 0)
+    # The dot product is what the Cortex-A72 lacks; there INT8 kernels multiply and widen.
+    assert (counted["edge_int8_onnx"].dot > 0) == newer
+    assert newer or counted["edge_int8_onnx"].widening_multiply > 0
+    assert record.call_overhead is not None
+    assert record.call_overhead.all < counted["edge_int8_onnx"].all
+
+
+def test_attack(target: EmulatedTarget, tiny: Tiny, tmp_path: Path) -> None:
+    bundle, splits = tiny
+    recipe = msgspec.structs.replace(
+        bundle.manifest.recipe.attack, levels=("A0", "A1"), max_epochs=1, controls=()
+    )
+    record = attack_bundle(bundle, splits, recipe, tmp_path / "cache", None, target=target)
+    assert record.target == target.record
+    drift = [g for g in record.drift if g.name in ("export_drift_A0", "export_drift_A1")]
+    assert len(drift) == 2 * len(bundle.edges("int8"))
+    assert not [g for g in failed_gates(record) if g.name.startswith("export_drift")]

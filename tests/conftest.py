@@ -6,12 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
 CLASSES = 8
+
+# A shared machine may stand still for a second: no example is wrong for that.
+settings.register_profile("edgeveil", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("edgeveil")
 
 
 @pytest.fixture(scope="session")

@@ -137,8 +137,8 @@ def test_loading_is_fast_and_needs_neither_torch_nor_onnx(good: Bundle) -> None:
         assert f"'{name}'" not in done.stdout
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         load_bundle(good.folder)
-        seconds.append(time.perf_counter() - start)
-    # About 10 ms alone; the limit leaves room for a loaded machine.
+        seconds.append(time.process_time() - start)
+    # About 10 ms; the limit leaves room for a slow machine.
     assert min(seconds) < 0.5

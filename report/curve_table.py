@@ -19,7 +19,8 @@ def curve_markdown(sweep: Sweep) -> str:
     levels = list(
         dict.fromkeys(one.level for g in sweep.groups for a in g.artifacts for one in a.levels)
     )
-    head = ["cut", "bits", "sent", "points lost", *levels, "FP32", "hides", "verdict", "seeds"]
+    head = ["cut", "bits", "sent", "points lost", *levels, "re-identified", "FP32"]
+    head += ["hides", "verdict", "seeds"]
     rule = ["---", *["---:"] * (len(head) - 3), "---", "---:"]
     rows = [_row(sweep, group, levels) for group in sweep.groups]
     return "\n".join([_basis(sweep), "", _line(head), _line(rule), *map(_line, rows), ""])
@@ -46,7 +47,9 @@ def _basis(sweep: Sweep) -> str:
         f"images, {sweep.data.victim.count:,} victims; floor {', '.join(sorted(floors))} dB, "
         f"margin {attack.margin_db:g} dB; {controls}. FP32: the strongest attacker on the FP32 "
         "features. Hides: how much less it gets, in dB, with one-sided "
-        f"{100 * attack.confidence:g} % bounds.{missed}"
+        f"{100 * attack.confidence:g} % bounds: the verdict is about that difference alone. "
+        "Re-identified: whose reconstruction is nearest to its own original among all victims', by "
+        f"the best attacker.{missed}"
     )
 
 
@@ -61,6 +64,7 @@ def _row(sweep: Sweep, group: Group, levels: Sequence[str]) -> list[str]:
         "–" if sent is None else f"{sent.wire_bytes:,} B",
         "–" if lost is None else f"{lost[0]:.2f}",
         *[_level(worst, level) for level in levels],
+        f"{100 * max(one.reidentified.mean for one in worst.levels):.1f} %",
         f"{max(one.recon_psnr_db.mean for one in fp32):.2f}" if fp32 else "–",
         f"{worst.advantage_db:+.2f} [{worst.lower_db:+.2f}, {worst.upper_db:+.2f}]",
         f"**{group.verdict}**",

@@ -35,14 +35,15 @@ def command(
     from records.sweep import RECORD_NAME as SWEEP_NAME
     from records.sweep import Sweep
     from report.load import load_run
+    from report.published import without_folders
     from report.results import results_of
     from report.write import write_report
 
     written = write_report(run_folder, out or run_folder / "report", replace=force)
     if results is not None:
         stored = run_folder / SWEEP_NAME
-        # A sweep's record is what a page quotes of it: copied as it is.
-        figures = codec.read(stored, Sweep) if stored.is_file() else None
+        # A sweep's record is what a page quotes of it, but for the folders of this machine.
+        figures = without_folders(codec.read(stored, Sweep)) if stored.is_file() else None
         codec.write(results, figures or results_of(load_run(run_folder)), replace=True)
     if as_json:
         paths = {"html": str(written.html), "markdown": str(written.markdown)}

@@ -12,6 +12,7 @@ from records.sweep import FailedGate
 from report.curve_table import curve_markdown
 from report.cuts_table import cuts_markdown, within_limits
 from report.place_results import main, place_results, source_mark, table_of
+from report.published import without_folders
 from tests.report.sample_sweep import sample_sweep
 
 
@@ -160,3 +161,24 @@ def test_the_curve_is_drawn_beside_its_record_and_names_it(
     assert b"<svg" in drawn
     assert drawn.endswith(source_mark(path))
     assert "drawn" in capsys.readouterr().out
+
+
+def test_a_published_sweep_names_files_and_no_folder() -> None:
+    sweep = sample_sweep()
+    base = replace(
+        sweep.grid.base,
+        data=replace(sweep.grid.base.data, source="npz:/home/me/data.npz"),
+        model=replace(sweep.grid.base.model, weights="/home/me/model.safetensors"),
+    )
+    sweep = replace(
+        sweep,
+        grid=replace(sweep.grid, base=base),
+        data=replace(sweep.data, source="npz:/home/me/data.npz"),
+    )
+    published = without_folders(sweep)
+    assert b"/home" not in codec.encode(published)
+    assert published.data.source == published.grid.base.data.source == "npz:data.npz"
+    assert published.grid.base.model.weights == "model.safetensors"
+    assert published.groups == sweep.groups
+    assert published.candidates == sweep.candidates
+    assert without_folders(published) == published

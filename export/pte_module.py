@@ -38,7 +38,7 @@ class PteModule(nn.Module):
             self._store(number, layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the layers in order; a value on a grid is kept as int8."""
+        """Run float32 (N, 3, S, S) through the layers; a value on a grid is kept as int8."""
         values = {self.layers.image.name: x}
         for number, layer in enumerate(self.layers.layers):
             reals = [_real(values, value) for value in layer.inputs]

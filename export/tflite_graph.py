@@ -89,7 +89,7 @@ class TfliteGraph:
         zero_point: int = 0,
         axis: int = 0,
     ) -> TensorRef:
-        """Add a stored tensor, with one scale or one along ``axis``."""
+        """Add a stored tensor of any shape, with one scale or one along ``axis``."""
         steps = None
         if scales is not None:
             steps = schema.QuantizationParametersT(

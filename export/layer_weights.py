@@ -21,7 +21,8 @@ def quantized_weights(node: fx.Node, source: Value, weight: Tensor, bias: Tensor
     Args:
         node: names the layer in errors.
         source: the layer's input.
-        weight: qint8 of shape (O, I / groups, kh, kw) or (O, I), per tensor or per output channel, zero point 0.
+        weight: qint8 of shape (O, I / groups, kh, kw) or (O, I), per tensor or per output
+            channel, zero point 0.
         bias: float32 (O,), or None for zeros.
 
     Raises:

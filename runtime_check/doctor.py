@@ -49,6 +49,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "inspect": _NETWORK,
     "report": _REPORT,
     "run": _ALL,
+    "sensitivity": _ALL,
     "sweep": _ALL,
     "target": (),
     "train": (*_NETWORK, "skimage", "PIL"),

@@ -15,7 +15,7 @@ from export.build import export_bundle
 from export.bundle import Bundle, load_bundle
 from records.recipe import DataRecipe, Recipe
 
-LIMIT = 1.15
+LIMIT = 1.3
 
 
 @pytest.fixture(scope="module")

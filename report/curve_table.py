@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from records.sweep import Candidate, Group, GroupArtifact, GroupLevel, Sweep
+from records.sweep import Candidate, FailedGate, Group, GroupArtifact, GroupLevel, Sweep
 
 
 def curve_markdown(sweep: Sweep) -> str:
@@ -28,29 +28,46 @@ def curve_markdown(sweep: Sweep) -> str:
 
 def _basis(sweep: Sweep) -> str:
     attack = sweep.grid.base.attack
-    failed = [(group, gate) for group in sweep.groups for gate in group.failed_gates]
-    controls = (
-        "**CONTROLS FAILED**"
-        if any(gate.stage == "attack" for _, gate in failed)
-        else "all controls green"
-    )
-    parity = dict.fromkeys(
-        f"`{group.split}` at {group.boundary_bits} bits: {gate.name} {gate.measured:.4g}, "
-        f"limit {gate.limit:g}"
-        for group, gate in failed
-        if gate.stage == "check" and gate.measured is not None
-    )
-    missed = f" Parity gates not met: {'; '.join(parity)}." if parity else ""
+    controls = _failed(sweep, "attack")
+    parity = _failed(sweep, "check")
+    green = "all controls green" if not controls else "controls green but for those named"
     floors = {f"{group.floor_db:.2f}" for group in sweep.groups}
     return (
         f"Data `{sweep.data.source.partition(':')[0]}`, {sweep.data.attacker.count:,} attacker "
         f"images, {sweep.data.victim.count:,} victims; floor {', '.join(sorted(floors))} dB, "
-        f"margin {attack.margin_db:g} dB; {controls}. FP32: the strongest attacker on the FP32 "
+        f"margin {attack.margin_db:g} dB; {green}. FP32: the strongest attacker on the FP32 "
         "features. Hides: how much less it gets, in dB, with one-sided "
         f"{100 * attack.confidence:g} % bounds: the verdict is about that difference alone. "
         "Re-identified: whose reconstruction is nearest to its own original among all victims', by "
-        f"the best attacker.{missed}"
+        f"the best attacker.{_named('CONTROLS FAILED, so no verdict', controls)}"
+        f"{_named('Parity gates not met', parity)}"
     )
+
+
+def _failed(sweep: Sweep, stage: str) -> tuple[str, ...]:
+    """Name each gate of a stage that failed, once a cut, with its worst figure."""
+    found: dict[tuple[str, str], list[FailedGate]] = {}
+    bits: dict[tuple[str, str], list[int]] = {}
+    for group in sweep.groups:
+        for gate in group.failed_gates:
+            if gate.stage == stage:
+                found.setdefault((group.split, gate.name), []).append(gate)
+                bits.setdefault((group.split, gate.name), []).append(group.boundary_bits)
+    return tuple(
+        f"`{split}` at {', '.join(map(str, dict.fromkeys(bits[split, name])))} bits: {name} "
+        f"{_worst(gates)}, limit {gates[0].limit:g}"
+        for (split, name), gates in found.items()
+    )
+
+
+def _worst(gates: Sequence[FailedGate]) -> str:
+    """Return the figure farthest from the limit."""
+    measured = [(abs(g.measured - g.limit), g.measured) for g in gates if g.measured is not None]
+    return f"{max(measured)[1]:.3g}" if measured else "not finite"
+
+
+def _named(what: str, failed: Sequence[str]) -> str:
+    return f" **{what}:** {'; '.join(failed)}." if failed else ""
 
 
 def _row(sweep: Sweep, group: Group, levels: Sequence[str]) -> list[str]:

@@ -51,6 +51,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "inspect": _NETWORK,
     "report": _REPORT,
     "run": _ALL,
+    "sensitivity": _ALL,
     "sweep": _ALL,
     "target": (),
     "train": (*_NETWORK, "skimage", "PIL"),

@@ -103,7 +103,7 @@ def test_a_trunk_pushed_far_below_zero_still_learns() -> None:
 def test_capacities_grow() -> None:
     counts = [decoder((24, 8, 8), 32, name).parameter_count for name in CAPACITIES]
     assert list(CAPACITIES) == ["linear", "small", "medium", "large"]
-    assert all(1.9 * one < other for one, other in itertools.pairwise(counts[1:]))
+    assert all(1.5 * one < other for one, other in itertools.pairwise(counts[1:]))
 
 
 def test_a_stored_decoder_gives_the_same_bits() -> None:

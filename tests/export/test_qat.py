@@ -219,7 +219,7 @@ def test_an_end_at_zero_stays_there() -> None:
     learned = LearnedRange(observer(0.0, 2.0))
     with torch.no_grad():
         learned.growth.fill_(1.0)
-    assert learned.ends().tolist() == pytest.approx([0.0, 2.0 * np.e], rel=1e-6)
+    assert learned.ends().tolist() == pytest.approx([0.0, 2.0 * float(np.exp(1.0))], rel=1e-6)
     assert int(learned.calculate_qparams()[1]) == 0
 
 

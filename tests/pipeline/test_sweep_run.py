@@ -181,7 +181,7 @@ def test_a_failed_control_exits_2_and_is_named(tmp_path: Path, tiny_model: torch
         tmp_path, tiny_model, text.replace("ceiling_db = 10.0", "ceiling_db = 99.9")
     )
     process = start(grid, weights, tmp_path / "sweep", "--jobs", "1")
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=580)
     assert process.returncode == 2, errors.decode()
     assert b"block1 at 8 bits, budgeted" in errors
     cell = codec.read(tmp_path / "sweep" / "cells" / "block1.b8.budgeted.s0.json", SweepCell)

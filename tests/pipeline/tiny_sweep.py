@@ -109,7 +109,7 @@ def environment() -> dict[str, str]:
 
 def finish(process: subprocess.Popen[bytes], code: int = 0) -> bytes:
     """Wait for a sweep to end with this exit code; return its stdout."""
-    out, errors = process.communicate(timeout=300)
+    out, errors = process.communicate(timeout=580)
     assert process.returncode == code, errors.decode()
     return out
 

@@ -122,7 +122,10 @@ def test_the_curve_tells_a_failed_control_from_a_missed_parity(stage: str) -> No
     groups = (replace(sweep.groups[0], failed_gates=(gate,)), *sweep.groups[1:])
     table = curve_markdown(replace(sweep, groups=groups))
     assert ("CONTROLS FAILED" in table) is (stage == "attack")
-    assert ("ceiling 0.98, limit 0.99" in table) is (stage == "check")
+    assert ("Parity gates not met" in table) is (stage == "check")
+    split = sweep.groups[0].split
+    assert f"`{split}` at {sweep.groups[0].boundary_bits} bits: ceiling 0.98, limit 0.99" in table
+    assert "all controls green" in curve_markdown(sweep)
 
 
 def test_a_table_is_placed_between_its_markers_once(tmp_path: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
+import pytest
+
 from records.manifest import Artifact, ArtifactFormat, TensorSpec
-from runtime_check.availability import runnable_edges, skipped_artifacts
+from runtime_check import availability
+from runtime_check.availability import runnable_edges, skipped_artifacts, why_not_here
 from runtime_check.targets.emulated import EmulatedTarget
 
 if TYPE_CHECKING:
@@ -50,6 +53,32 @@ def test_the_added_formats_do_not_run_on_an_emulated_target() -> None:
     reasons = {s.artifact: s.reason for s in skipped_artifacts(bundle(), target)}
     assert list(reasons) == [f"edge_{kind}" for kind in FORMATS[2:]]
     assert all(name.removeprefix("edge_") in reason for name, reason in reasons.items())
+
+
+@pytest.mark.parametrize(
+    ("absent", "kind", "says"),
+    [
+        ({"torch"}, "torchscript-lite", "torch is not installed; run: pip install '.[export]'"),
+        ({"torch"}, "executorch", "torch is not installed; run: pip install '.[export]'"),
+        (
+            {"torch", "executorch"},
+            "executorch",
+            "executorch and torch are not installed; run: pip install '.[executorch,export]'",
+        ),
+        ({"ai_edge_litert"}, "litert", "litert is not installed; run: pip install '.[litert]'"),
+        ({"torch", "executorch", "ai_edge_litert"}, "onnx", None),
+        ({"torch", "executorch", "ai_edge_litert"}, "ort", None),
+    ],
+)
+def test_what_a_format_lacks_is_said_with_its_extra(
+    absent: set[str], kind: ArtifactFormat, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = object()
+    monkeypatch.setattr(
+        availability, "find_spec", lambda name: None if name in absent else installed
+    )
+    reason = why_not_here(edge(kind))
+    assert reason is None if says is None else reason is not None and reason.endswith(says)
 
 
 def test_a_target_without_torch_says_how_to_get_it() -> None:

@@ -24,6 +24,7 @@ from records.parity import (
     Fusion,
     Gate,
     HostDifference,
+    OperatorDifference,
     OrtMode,
     VictimRecord,
     WireEquality,
@@ -35,10 +36,11 @@ from runtime_check.accuracy import accuracy_of
 from runtime_check.availability import runnable_edges, skipped_artifacts
 from runtime_check.eager import GRAPH, EagerRuntime
 from runtime_check.evidence import failed_arrays, lost_arrays, write_evidence
-from runtime_check.gates import artifact_gates, fp32_gates, fusion_gates, wire_gates
+from runtime_check.gates import XNNPACK, artifact_gates, fp32_gates, fusion_gates, wire_gates
 from runtime_check.host_comparison import HostComparison, compared_with_host
 from runtime_check.lsb import reference_batch
 from runtime_check.machine import installed_version
+from runtime_check.operator_parity import operator_differences
 from runtime_check.ort import OrtRuntime, ort_mode
 from runtime_check.ort_graph import quantized_convolutions
 from runtime_check.passes import (
@@ -58,6 +60,8 @@ from runtime_check.victims import Victims, set_sha256
 from runtime_check.wire import to_wire
 
 SERVER = "server_fp32_onnx"
+#: Victims that the operators are run on one by one, when a gate asks for it.
+OPERATOR_IMAGES = 16
 _VERSIONED = ("edgeveil", "numpy", "onnxruntime", "torch")
 _VERSIONED_WITH = {"executorch": "executorch", "litert": "ai-edge-litert"}
 
@@ -228,6 +232,7 @@ def check_bundle(
         host=found.host,
         host_fp32=found.host_fp32,
         skipped=skipped,
+        operators=() if target is not None else _operators(check, found, images, progress),
         started_at=started,
         seconds=time.perf_counter() - clock,
     )
@@ -321,6 +326,25 @@ def _float_convolutions(bundle: Bundle) -> int:
     """Count the convolutions that the recipe left in float, in the eager INT8 graph."""
     graph = msgspec.json.decode(bundle.read(bundle.artifact(GRAPH)))
     return sum(module["kind"] == "conv2d" for module in graph["modules"].values())
+
+
+def _operators(
+    check: _Check, found: _Findings, images: ImageSet, progress: Progress
+) -> tuple[OperatorDifference, ...]:
+    """Name the operators behind a missed ``share_within_2_lsb``."""
+    missed = {
+        check.bundle.artifact(gate.artifact).format
+        for gate in found.gates
+        if gate.name == "share_within_2_lsb" and not gate.passed
+    }
+    first = images.images[:OPERATOR_IMAGES]
+    batch = preprocess(first, check.bundle.manifest.preprocessing)
+    return tuple(
+        one
+        for runtime in XNNPACK
+        if runtime in missed
+        for one in operator_differences(check.bundle, runtime, batch, progress)
+    )
 
 
 def _evidence(

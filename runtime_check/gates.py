@@ -18,7 +18,7 @@ from records.parity import (
 from records.recipe import CheckRecipe
 
 #: Runtimes whose INT8 kernels are XNNPACK's.
-XNNPACK = frozenset({"executorch", "litert"})
+XNNPACK: tuple[Literal["executorch", "litert"], ...] = ("executorch", "litert")
 
 
 def artifact_gates(row: ArtifactCheck, recipe: CheckRecipe, bits: int = 8) -> Iterator[Gate]:

@@ -187,7 +187,7 @@ def _float_convolution(reader: LayerReader, call: Call) -> None:
 def _quantized_linear(reader: LayerReader, call: Call) -> None:
     source = reader.value(call.source)
     if isinstance(call.module, quantized.Linear):
-        weight, bias = call.module.weight(), call.module.bias()
+        weight, bias = call.get("weight")(), call.get("bias")()
     else:
         weight, bias = torch.ops.quantized.linear_unpack(_packed(reader, call))
     weights = quantized_weights(call.node, source, weight, bias)

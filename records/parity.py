@@ -176,8 +176,8 @@ class Fusion(Part, frozen=True, kw_only=True):
 class OperatorDifference(Part, frozen=True, kw_only=True):
     """One operator that a runtime computes otherwise than eager INT8, run alone on eager's inputs.
 
-    ``node``: of the eager graph. ``operator``: what the graph calls. ``values``: of its output, over
-    the images looked at; ``differing`` of them are another integer, by ``max_lsb`` at most.
+    ``node``: of the eager graph. ``operator``: what the graph calls. ``values``: of its output,
+    over the images looked at; ``differing`` of them are another integer, by ``max_lsb`` at most.
     """
 
     runtime: RuntimeName
@@ -233,7 +233,8 @@ class CheckRecord(Part, frozen=True, kw_only=True):
     always run on the host. On a target, ``ort`` speaks of the target, ``host`` compares with the
     host, and ``host_fp32`` holds the FP32 edges against the host's. ``skipped`` names what did not
     run there, or, without a target, whose runtime is not installed here. ``operators``: where
-    ``share_within_2_lsb`` failed here, the operators that the runtime computes otherwise.
+    ``share_within_2_lsb`` failed here, the operators that the runtime computes otherwise on the
+    worst images.
     """
 
     schema: Literal["edgeveil.check/1"] = "edgeveil.check/1"

@@ -60,8 +60,6 @@ from runtime_check.victims import Victims, set_sha256
 from runtime_check.wire import to_wire
 
 SERVER = "server_fp32_onnx"
-#: Victims that the operators are run on one by one, when a gate asks for it.
-OPERATOR_IMAGES = 16
 _VERSIONED = ("edgeveil", "numpy", "onnxruntime", "torch")
 _VERSIONED_WITH = {"executorch": "executorch", "litert": "ai-edge-litert"}
 
@@ -331,20 +329,21 @@ def _float_convolutions(bundle: Bundle) -> int:
 def _operators(
     check: _Check, found: _Findings, images: ImageSet, progress: Progress
 ) -> tuple[OperatorDifference, ...]:
-    """Name the operators behind a missed ``share_within_2_lsb``."""
+    """Name the operators behind a missed ``share_within_2_lsb``, on the images it was missed by."""
     missed = {
-        check.bundle.artifact(gate.artifact).format
+        gate.artifact
         for gate in found.gates
         if gate.name == "share_within_2_lsb" and not gate.passed
     }
-    first = images.images[:OPERATOR_IMAGES]
-    batch = preprocess(first, check.bundle.manifest.preprocessing)
-    return tuple(
-        one
-        for runtime in XNNPACK
-        if runtime in missed
-        for one in operator_differences(check.bundle, runtime, batch, progress)
-    )
+    differences: list[OperatorDifference] = []
+    for runtime in XNNPACK:
+        rows = (row for row in found.rows if row.runtime == runtime and row.artifact in missed)
+        row = next(rows, None)
+        if row is not None and row.lsb is not None:
+            worst = [one.index for one in row.lsb.worst]
+            batch = preprocess(images.images[worst], check.bundle.manifest.preprocessing)
+            differences += operator_differences(check.bundle, runtime, batch, progress)
+    return tuple(differences)
 
 
 def _evidence(

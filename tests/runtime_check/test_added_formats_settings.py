@@ -61,12 +61,13 @@ def require_parity(record: CheckRecord) -> None:
         assert row.lsb.off_grid == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         QAT,
         {"equalization": True, "bn_reestimation": True, "bias_correction": True},
-        {**QAT, "equalization": True, "weight_observer": "per-tensor"},
+        {**QAT, "equalization": True, "weight_observer": "per-tensor", "boundary_bits": 4},
     ],
 )
 def test_a_trained_or_equalized_edge_keeps_its_parity(
@@ -77,40 +78,51 @@ def test_a_trained_or_equalized_edge_keeps_its_parity(
 ) -> None:
     model = with_varied_classes(tiny_model, tiny_images)
     bundle, victims = exported(tmp_path, model, tiny_images, SPLIT, settings)
-    require_parity(check_bundle(bundle, victims))
-    assert len(np.unique(sent(bundle, victims)["onnx"])) > 50
+    record = check_bundle(bundle, victims)
+    require_parity(record)
+    assert record.operators == ()
+    bits = bundle.manifest.wire.bits
+    for kind, q in sent(bundle, victims).items():
+        assert np.array_equal(unpack(pack(q, bits), bits, bundle.manifest.wire.shape), q), kind
+        assert len(np.unique(q)) > (50 if bits == 8 else 2**bits // 2), kind
 
 
-@pytest.mark.parametrize("settings", [{}, QAT])
-def test_the_whole_network_keeps_its_parity(
-    settings: dict[str, Any],
-    tmp_path: Path,
-    tiny_model: nn.Module,
-    tiny_images: npt.NDArray[np.uint8],
+@pytest.mark.slow
+def test_the_whole_network_keeps_its_parity_or_names_the_operator(
+    tmp_path: Path, tiny_model: nn.Module, tiny_images: npt.NDArray[np.uint8]
 ) -> None:
-    bundle, victims = exported(tmp_path, tiny_model, tiny_images, "output", settings)
-    require_parity(check_bundle(bundle, victims))
+    """The untrained network gives a step in its pool a weight of many steps in a logit."""
+    bundle, victims = exported(tmp_path, tiny_model, tiny_images, "output", QAT)
+    record = check_bundle(bundle, victims)
+    missed = {gate.artifact for gate in failed(record.gates) if gate.name == "share_within_2_lsb"}
+    runtimes = {bundle.artifact(name).format for name in missed}
+    assert {one.runtime for one in record.operators} == runtimes
+    for one in record.operators:
+        assert one.max_lsb == 1
+        assert one.differing / one.values < 0.01
+    for row in record.artifacts:
+        if row.runtime in {"executorch", "litert"} and row.lsb is not None:
+            assert row.lsb.share_identical >= 0.95
+            assert row.lsb.off_grid == 0
     assert len(np.unique(sent(bundle, victims)["onnx"])) > 50
 
 
-@pytest.mark.parametrize("bits", [4, 1])
-def test_few_bits_are_sent_by_every_added_format(
-    bits: int, tmp_path: Path, tiny_model: nn.Module, tiny_images: npt.NDArray[np.uint8]
+@pytest.mark.slow
+def test_one_bit_is_sent_by_every_added_format(
+    tmp_path: Path, tiny_model: nn.Module, tiny_images: npt.NDArray[np.uint8]
 ) -> None:
     model = with_varied_classes(tiny_model, tiny_images)
-    settings = {"boundary_bits": bits}
-    bundle, victims = exported(tmp_path, model, tiny_images, SPLIT, settings)
+    bundle, victims = exported(tmp_path, model, tiny_images, SPLIT, {"boundary_bits": 1})
     record = check_bundle(bundle, victims)
     require_parity(record)
     names = {(gate.artifact, gate.name) for gate in record.gates}
     for word in ADDED:
         assert (f"edge_int8_wire_{word}", "onnx_share_identical") in names
-    wire = bundle.manifest.wire
     for kind, q in sent(bundle, victims).items():
-        packed = pack(q, bits)
-        assert packed.shape == (len(q), wire.packed_bytes), kind
-        assert np.array_equal(unpack(packed, bits, wire.shape), q), kind
-        assert len(np.unique(q)) > 1, kind
+        packed = pack(q, 1)
+        assert packed.shape == (len(q), bundle.manifest.wire.packed_bytes), kind
+        assert np.array_equal(unpack(packed, 1, bundle.manifest.wire.shape), q), kind
+        assert len(np.unique(q)) == 2, kind
 
 
 def sent(bundle: Bundle, victims: ImageSet) -> dict[str, npt.NDArray[np.uint8]]:

@@ -24,6 +24,8 @@ TIMEOUT_SECONDS = 180
 #: Import name → the distribution that pip knows.
 DISTRIBUTION_OF = {
     "PIL": "pillow",
+    "ai_edge_litert": "ai-edge-litert",
+    "executorch": "executorch",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "onnx": "onnx",
@@ -55,6 +57,22 @@ VERBS: dict[str, tuple[str, ...]] = {
     "train": (*_NETWORK, "skimage", "PIL"),
 }
 
+RuntimeHealthName = Literal["ort", "lite", "executorch", "litert"]
+
+#: Runtime → import name of the package that brings it.
+_RUNTIMES: dict[RuntimeHealthName, str] = {
+    "ort": "onnxruntime",
+    "lite": "torch",
+    "executorch": "executorch",
+    "litert": "ai_edge_litert",
+}
+#: Runtime → suffix of its files and the extra that brings it; ONNX Runtime is of the core.
+_SUFFIXES = {
+    "lite": (".ptl", "export"),
+    "executorch": (".pte", "executorch"),
+    "litert": (".tflite", "litert"),
+}
+
 _SOURCES: dict[str, tuple[tuple[str, ...], str]] = {
     "photos": (("skimage", "PIL"), "embedded in scikit-image's wheel"),
     "cifar100[:ROOT]": (("torchvision",), "needs the data set in ROOT, or --download"),
@@ -73,19 +91,19 @@ def examine(*, progress: Progress = silent) -> DoctorRecord:
         The record; ``record.usable`` is False when ONNX Runtime does not work here.
     """
     machine = machine_record()
-    ort = runtime_health("ort", "onnxruntime")
-    progress("doctor: runtimes", 1, 2)
-    lite = runtime_health("lite", "torch")
-    progress("doctor: runtimes", 2, 2)
+    runtimes = []
+    for runtime, package in _RUNTIMES.items():
+        runtimes.append(runtime_health(runtime, package))
+        progress("doctor: runtimes", len(runtimes), len(_RUNTIMES))
     verbs = tuple(VerbHealth(verb=v, missing=missing(needed)) for v, needed in VERBS.items())
     return DoctorRecord(
         machine=machine,
-        runtimes=(ort, lite),
+        runtimes=tuple(runtimes),
         verbs=verbs,
         sources=tuple(_source(name) for name in _SOURCES),
         install=INSTALL if any(verb.missing for verb in verbs) else None,
         follows=follows(machine),
-        skipped=skipped(machine, lite),
+        skipped=skipped(machine, runtimes),
         targets=states(cache_root()),
     )
 
@@ -95,7 +113,7 @@ def missing(packages: Sequence[str]) -> tuple[str, ...]:
     return tuple(DISTRIBUTION_OF[name] for name in packages if find_spec(name) is None)
 
 
-def runtime_health(runtime: Literal["ort", "lite"], package: str) -> RuntimeHealth:
+def runtime_health(runtime: RuntimeHealthName, package: str) -> RuntimeHealth:
     """Run a small program with a known answer in a runtime, in a fresh process.
 
     Args:
@@ -130,16 +148,22 @@ def follows(machine: MachineRecord) -> tuple[str, ...]:
     return tuple(found)
 
 
-def skipped(machine: MachineRecord, lite: RuntimeHealth) -> tuple[str, ...]:
+def skipped(machine: MachineRecord, runtimes: Sequence[RuntimeHealth]) -> tuple[str, ...]:
     """Return what will be skipped on this machine, each with its reason."""
     found = [
         f"bench with {n} threads: only {machine.cores} cores may be used"
         for n in BenchRecipe().threads
         if n > machine.cores
     ]
-    if not lite.works:
-        found.append(f"every .ptl artifact in bench: {lite.detail}")
+    for health in runtimes:
+        suffix, extra = _SUFFIXES.get(health.runtime, ("", ""))
+        if suffix and not health.works:
+            found.append(f"every {suffix} artifact: {health.detail}{_way_out(health, extra)}")
     return tuple(found)
+
+
+def _way_out(health: RuntimeHealth, extra: str) -> str:
+    return f"; run: pip install '.[{extra}]'" if health.version is None else ""
 
 
 def _kernels(machine: MachineRecord) -> str:

@@ -16,6 +16,7 @@ COMMANDS = {
     "doctor": "Say which runtimes and CPU features are here and what will be skipped.",
     "export": "Quantize the edge head and write a verified bundle of artifacts.",
     "inspect": "List the valid cuts of a network with parameters, MACs and boundary.",
+    "operators": "List the operators and format versions that each artifact needs.",
     "report": "Make the Markdown and HTML report from the JSON records.",
     "run": "Run every stage of a recipe; skip what is unchanged, resume what was cut.",
     "sensitivity": "Quantize each layer alone; list those that harm the answers most.",

@@ -247,6 +247,7 @@ class _Session:
                 gains[name],
                 self.recipe,
                 [*failed, *(gate for gate in drifted if gate.artifact == name)],
+                [_measured(outcome) for outcome in self.outcomes[name]],
             )
             for name in judged
         )

@@ -49,6 +49,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "doctor": (),
     "export": _ALL,
     "inspect": _NETWORK,
+    "operators": (),
     "report": _REPORT,
     "run": _ALL,
     "sensitivity": _ALL,

@@ -116,7 +116,7 @@ class LayerReader:
     ) -> None:
         name = operator_name(call.node)
         if call.module is not None:
-            name = f"{call.node.target} ({type(call.module).__name__})"
+            name = f"{call.node.target} ({getattr(call.key, '__name__', call.key)})"
         self.layers.append(Layer(kind, name, inputs, output, settings, weights))
         self._values[call.node] = output
 

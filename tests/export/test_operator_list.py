@@ -73,7 +73,7 @@ def test_lite_as_torch_reads_it(bundle: Bundle) -> None:
         path = bundle.path(bundle.artifact(one.artifact))
         seen = _get_model_ops_and_info(path)  # type: ignore[no-untyped-call]
         assert {use.name for use in one.operators} == set(seen)
-        version = _get_model_bytecode_version(io.BytesIO(data))  # type: ignore[no-untyped-call]
+        version = _get_model_bytecode_version(io.BytesIO(data))
         assert one.versions == {"bytecode": version}
 
 

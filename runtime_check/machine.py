@@ -9,8 +9,10 @@ import os
 import platform
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from records.machine import MachineRecord
+if TYPE_CHECKING:
+    from records.machine import MachineRecord
 
 _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
 _VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -137,28 +139,40 @@ def machine_record(root: Path = Path("/")) -> MachineRecord:
     Args:
         root: where ``proc``, ``sys`` and ``etc`` are looked for; another folder in tests.
     """
+    # Imported late: a device that runs a kit has no msgspec, and takes the facts as they are.
+    from records.machine import MachineRecord
+
+    return MachineRecord(**machine_facts(root))
+
+
+def machine_facts(root: Path = Path("/")) -> dict[str, Any]:
+    """Return the fields of `machine_record` as builtin values; needs the standard library only.
+
+    Args:
+        root: as there.
+    """
     cpuinfo = _read(root / "proc/cpuinfo")
     flags = parse_flags(cpuinfo)
     versions = {name: installed_version(name) for name in DISTRIBUTIONS}
-    return MachineRecord(
-        cpu_model=parse_cpu_model(cpuinfo) or platform.processor() or "unknown",
-        board=_read(root / "proc/device-tree/model").strip("\x00\n ") or None,
-        arch=platform.machine(),
-        isa=tuple(flag for flag in ISA_FLAGS if flag in flags),
-        vnni=has_vnni(),
-        ort_mode="precise" if needs_precise_mode() else "default",
-        cores=usable_cores(root),
-        cores_online=os.cpu_count() or 1,
-        max_frequency_mhz=_max_frequency_mhz(root),
-        memory_bytes=_memory_bytes(_read(root / "proc/meminfo")),
-        governors=_governors(root),
-        virtual=_virtual(root, flags),
-        emulated=_emulator(root),
-        os=_os_name(_read(root / "etc/os-release")),
-        kernel=f"{platform.system()} {platform.release()}",
-        python=f"{platform.python_implementation()} {platform.python_version()}",
-        versions={name: version for name, version in versions.items() if version is not None},
-    )
+    return {
+        "cpu_model": parse_cpu_model(cpuinfo) or platform.processor() or "unknown",
+        "board": _read(root / "proc/device-tree/model").strip("\x00\n ") or None,
+        "arch": platform.machine(),
+        "isa": tuple(flag for flag in ISA_FLAGS if flag in flags),
+        "vnni": has_vnni(),
+        "ort_mode": "precise" if needs_precise_mode() else "default",
+        "cores": usable_cores(root),
+        "cores_online": os.cpu_count() or 1,
+        "max_frequency_mhz": _max_frequency_mhz(root),
+        "memory_bytes": _memory_bytes(_read(root / "proc/meminfo")),
+        "governors": _governors(root),
+        "virtual": _virtual(root, flags),
+        "emulated": _emulator(root),
+        "os": _os_name(_read(root / "etc/os-release")),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "versions": {name: version for name, version in versions.items() if version is not None},
+    }
 
 
 def _governors(root: Path) -> tuple[str, ...]:

@@ -1,0 +1,16 @@
+"""Check and measure this kit on this device: python3 run.py [check] [bench]."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+sys.dont_write_bytecode = True
+# pip's --target folder of the README, where there is one, and the kit's own modules first.
+sys.path[:0] = [str(ROOT / "code"), *([str(ROOT / "site")] if (ROOT / "site").is_dir() else [])]
+
+if __name__ == "__main__":
+    from benchmarks.device.program import main
+
+    sys.exit(main(ROOT))

@@ -19,7 +19,7 @@ SCHEMA = "edgeveil.device/1"
 CHECK_SCHEMA = "edgeveil.device-check/1"
 
 #: Without control characters: a text of a device is shown on a terminal.
-Text = Annotated[str, Meta(max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]*$")]
+Text = Annotated[str, Meta(max_length=300, pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]*\Z")]
 Finite = Annotated[float, Meta(ge=-1e30, le=1e30)]
 Positive = Annotated[float, Meta(ge=0.0, le=1e30)]
 Word = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -99,8 +99,8 @@ class KitWorst(DevicePart, frozen=True, kw_only=True):
 class KitRow(DevicePart, frozen=True, kw_only=True):
     """One artifact of a kit's check, as a device sends it.
 
-    An INT8 edge has ``from_eager`` and ``from_host``, histograms of differences in LSB; an FP32 edge
-    ``signal``, ``noise`` and ``max_abs`` against the host. ``failure``: it did not load or run.
+    An INT8 edge has ``from_eager`` and ``from_host``, histograms of differences in LSB; an FP32
+    edge ``signal``, ``noise`` and ``max_abs`` against the host. ``failure``: it did not load or run.
     """
 
     artifact: Text
@@ -190,7 +190,7 @@ class DeviceRow(DevicePart, frozen=True, kw_only=True):
 
     artifact: str
     mode: Mode
-    host_mode: Mode
+    host_mode: Mode | None
     failure: str | None
     from_eager: LsbDifference | None
     from_host: LsbDifference | None
@@ -234,7 +234,7 @@ class DeviceRecord(DevicePart, frozen=True, kw_only=True):
     """A run of ``edgeveil device run``: what the device is, what ran there, what it came to.
 
     ``destination``: as given. ``soc``: compatible names of its device tree. ``kit_sha256``: of the
-    archive. ``passed``: of the check, None when it was not run. ``cleaned``: nothing was left there.
+    archive. ``passed``: of the check, None when it was not run. ``cleaned``: nothing was left.
     """
 
     schema: Literal["edgeveil.device/1"] = "edgeveil.device/1"

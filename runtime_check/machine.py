@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from records.machine import MachineRecord
 
-_X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
-_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
+VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 #: The flags that decide which float and INT8 kernels the runtimes choose, x86 then ARM.
 ISA_FLAGS = [
@@ -94,7 +94,7 @@ def parse_cpu_model(cpuinfo: str) -> str | None:
 
 def is_x86() -> bool:
     """Return whether this process runs on an x86 or x86-64 CPU."""
-    return platform.machine().lower() in _X86
+    return platform.machine().lower() in X86
 
 
 def has_vnni() -> bool:
@@ -102,7 +102,7 @@ def has_vnni() -> bool:
 
     Always False on ARM, which has no such accumulator and needs no such care.
     """
-    return is_x86() and bool(cpu_flags() & _VNNI)
+    return is_x86() and bool(cpu_flags() & VNNI_FLAGS)
 
 
 def needs_precise_mode() -> bool:

@@ -82,11 +82,13 @@ def _step_difference(contents: Contents, edge: Edge, output: Any) -> dict[str, A
     wire = contents.wire
     q, off_grid = (output, 0) if edge.artifact["boundary"] == "wire" else to_wire(output, wire)
     too_large = int(np.count_nonzero(q > wire.largest))
-    eager, host = contents.array(EAGER), contents.array(edge.name)
-    distance = _distance(q, eager)
+    distance = _distance(q, contents.array(EAGER))
+    host = None
+    if edge.name in contents.kit["arrays"]:
+        host = _histogram(_distance(q, contents.array(edge.name)))
     return {
         "from_eager": _histogram(distance),
-        "from_host": _histogram(_distance(q, host)),
+        "from_host": host,
         "off_grid": off_grid + too_large,
         "worst": _worst(distance),
     }

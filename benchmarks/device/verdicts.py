@@ -81,7 +81,8 @@ def _steps(row: dict[str, Any], limits: dict[str, Any]) -> Iterator[Verdict]:
     yield _at_most("off_grid", name, 0, row["off_grid"])
     if limits["max_lsb"] is not None:
         yield _at_most("max_lsb", name, limits["max_lsb"], len(eager) - 1)
-        yield _at_most("max_lsb_from_host", name, limits["max_lsb"], len(host) - 1)
+        if host is not None:
+            yield _at_most("max_lsb_from_host", name, limits["max_lsb"], len(host) - 1)
     if limits["share_within_1_lsb"] is not None:
         share = share_within(eager, 1)
         yield _at_least("share_within_1_lsb", name, limits["share_within_1_lsb"], share)

@@ -100,7 +100,7 @@ class KitRow(DevicePart, frozen=True, kw_only=True):
     """One artifact of a kit's check, as a device sends it.
 
     An INT8 edge has ``from_eager`` and ``from_host``, histograms of differences in LSB; an FP32
-    edge ``signal``, ``noise`` and ``max_abs`` against the host. ``failure``: it did not load or run.
+    edge ``signal``, ``noise`` and ``max_abs`` against the host. ``failure``: why it did not run.
     """
 
     artifact: Text
@@ -234,7 +234,7 @@ class DeviceRecord(DevicePart, frozen=True, kw_only=True):
     """A run of ``edgeveil device run``: what the device is, what ran there, what it came to.
 
     ``destination``: as given. ``soc``: compatible names of its device tree. ``kit_sha256``: of the
-    archive. ``passed``: of the check, None when it was not run. ``cleaned``: nothing was left.
+    archive. ``passed``: of the check, None when it was not run.
     """
 
     schema: Literal["edgeveil.device/1"] = "edgeveil.device/1"
@@ -246,5 +246,4 @@ class DeviceRecord(DevicePart, frozen=True, kw_only=True):
     soc: tuple[str, ...]
     steps: tuple[Literal["check", "bench"], ...]
     passed: bool | None
-    cleaned: bool
     timing: DeviceTiming

@@ -32,7 +32,7 @@ def check(contents: Contents, progress: Progress) -> dict[str, Any]:
         ``rows``: one an artifact, see `records.device.KitRow`. ``skipped``: artifact and reason.
     """
     images = contents.array("images")
-    spec = SimpleNamespace(**contents.manifest["preprocessing"])
+    spec: Any = SimpleNamespace(**contents.manifest["preprocessing"])
     batch = preprocess(images, spec)
     digest = hashlib.sha256(np.ascontiguousarray(batch).tobytes()).hexdigest()
     edges, skipped = load_edges(contents, threads=1)

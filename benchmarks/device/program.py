@@ -137,8 +137,9 @@ def _say_bench(contents: Contents, record: dict[str, Any]) -> bool:
     for name, one in measured.items():
         figures = [nearest_rank(one.samples, percent) / 1e6 for percent in (50, 90, 99)]
         say(f"{title}: {name} p50 {figures[0]:.3f} ms, p90 {figures[1]:.3f}, p99 {figures[2]:.3f}")
-    for one in missed:
-        say(f"{title}: INVALID: {one.name} {one.value:g} > {one.limit:g} ({one.where or 'device'})")
+    for miss in missed:
+        where = miss.where or "device"
+        say(f"{title}: INVALID: {miss.name} {miss.value:g} > {miss.limit:g} ({where})")
     if not missed:
         _say_ratios(contents, measured, title)
     return not missed

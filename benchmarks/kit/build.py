@@ -1,8 +1,9 @@
-"""``build_kit``: a verified bundle, its expected outputs a device's program, in one archive."""
+"""``build_kit``: a verified bundle, its expected outputs, a device's program, in one archive."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from benchmarks.kit.expected import Array, Expected, expected_outputs
 from benchmarks.kit.readme import readme
 from export.bundle import Bundle
 from records import codec, files
+from records.errors import BundleError
 from records.hashing import sha256_bytes
 from records.kit import KIT_NAME, KitArray, KitFile, KitLimits, KitRecord
-from records.errors import BundleError
 from records.manifest import MANIFEST_NAME, Artifact, Manifest
 from records.progress import Progress, silent
 from records.recipe import BenchRecipe
@@ -54,6 +55,19 @@ SHIPPED = (
 )
 
 
+@dataclass(frozen=True)
+class BuiltKit:
+    """A kit that was just made.
+
+    ``data``: the archive. ``folder``: the one folder in it. ``arrays``: see `Expected`.
+    """
+
+    file: KitFile
+    data: bytes
+    folder: str
+    arrays: dict[str, Array]
+
+
 def build_kit(
     bundle: Bundle,
     victims: Victims | None,
@@ -62,7 +76,7 @@ def build_kit(
     recipe: BenchRecipe | None = None,
     replace: bool = False,
     progress: Progress = silent,
-) -> KitFile:
+) -> BuiltKit:
     """Write a kit; the same bundle and victims give the same bytes.
 
     Args:
@@ -74,7 +88,7 @@ def build_kit(
         progress: told about each artifact.
 
     Returns:
-        Name, hash and size of the archive, and what it holds.
+        The archive, and what it holds.
 
     Raises:
         OverwriteError: ``out`` exists and ``replace`` is false.
@@ -100,7 +114,8 @@ def build_kit(
     content["README.md"] = readme(kit, folder)
     data = archive(folder, content, frozenset({"run.py"}))
     files.write_bytes(out, data, replace=replace)
-    return KitFile(file=out.name, sha256=sha256_bytes(data), size=len(data), kit=kit)
+    file = KitFile(file=out.name, sha256=sha256_bytes(data), size=len(data), kit=kit)
+    return BuiltKit(file, data, folder, {} if expected is None else expected.arrays)
 
 
 def folder_name(bundle: Bundle) -> str:
@@ -136,8 +151,9 @@ def _stored_arrays(given: Mapping[str, Array]) -> tuple[dict[str, KitArray], dic
         data = np.ascontiguousarray(array).tobytes()
         file = f"sample/{sha256_bytes(data)[:16]}.bin"
         content[file] = data
-        dtype = "uint8" if array.dtype == np.uint8 else "float32"
-        arrays[name] = KitArray(file=file, dtype=dtype, shape=array.shape)
+        arrays[name] = KitArray(
+            file=file, dtype="uint8" if array.dtype == np.uint8 else "float32", shape=array.shape
+        )
     return arrays, content
 
 

@@ -62,8 +62,8 @@ def install_packages(ssh: Ssh, formats: Iterable[str], python: str = PYTHON) -> 
         raise
     except DeviceError as error:
         raise UnsupportedHereError(
-            f"the pinned packages could not be installed: {error}; they need aarch64 Linux, CPython "
-            "3.11 to 3.14, pip (apt-get install python3-pip) and the network. Or give --python, "
-            "one that has numpy and onnxruntime"
+            f"the pinned packages could not be installed: {error}; they need aarch64 Linux, "
+            "CPython 3.11 to 3.14, pip (apt-get install python3-pip) and the network. Or give "
+            "--python, one that has numpy and onnxruntime"
         ) from error
     return folder

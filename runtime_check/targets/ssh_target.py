@@ -136,7 +136,7 @@ class SshTarget:
 
     def _system(self) -> tuple[str, str, str]:
         said = self._ssh.ask(_SYSTEM, largest=1 << 16).decode(errors="replace")
-        cpuinfo, board, system = (said.split("\0") + ["", ""])[:3]
+        cpuinfo, board, system = [*said.split("\0"), "", ""][:3]
         return cpuinfo, board.strip(), printable(system.strip().strip('"'))
 
 

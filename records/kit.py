@@ -13,6 +13,8 @@ from records.recipe import BenchRecipe
 
 SCHEMA = "edgeveil.kit/1"
 KIT_NAME = "kit.json"
+#: Victims that a kit carries when nothing is said.
+KIT_VICTIMS = 64
 
 
 class KitPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

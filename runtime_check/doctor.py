@@ -16,6 +16,7 @@ from records.recipe import BenchRecipe
 from runtime_check.machine import installed_version, is_x86, machine_record
 from runtime_check.targets.cache import cache_root
 from runtime_check.targets.prepare import states
+from runtime_check.targets.ssh import ssh_missing
 
 INSTALL = "pip install '.[export]'"
 
@@ -44,9 +45,11 @@ VERBS: dict[str, tuple[str, ...]] = {
     "attack": (*_NETWORK, "PIL"),
     "bench": (),
     "check": (*_NETWORK, "onnx"),
+    "device": (*_NETWORK, "onnx"),
     "doctor": (),
     "export": _ALL,
     "inspect": _NETWORK,
+    "kit": (*_NETWORK, "onnx"),
     "report": _REPORT,
     "run": _ALL,
     "sensitivity": _ALL,
@@ -85,7 +88,7 @@ def examine(*, progress: Progress = silent) -> DoctorRecord:
         sources=tuple(_source(name) for name in _SOURCES),
         install=INSTALL if any(verb.missing for verb in verbs) else None,
         follows=follows(machine),
-        skipped=skipped(machine, lite),
+        skipped=(*skipped(machine, lite), *devices_skipped()),
         targets=states(cache_root()),
     )
 
@@ -140,6 +143,12 @@ def skipped(machine: MachineRecord, lite: RuntimeHealth) -> tuple[str, ...]:
     if not lite.works:
         found.append(f"every .ptl artifact in bench: {lite.detail}")
     return tuple(found)
+
+
+def devices_skipped() -> tuple[str, ...]:
+    """Return why no device can be reached from here, if so."""
+    missing_ssh = ssh_missing()
+    return () if missing_ssh is None else (f"device and every ssh:// target: {missing_ssh}",)
 
 
 def _kernels(machine: MachineRecord) -> str:

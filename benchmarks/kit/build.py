@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.kit.archive import archive
 from benchmarks.kit.expected import Array, Expected, expected_outputs
-from benchmarks.kit.readme import readme
+from benchmarks.kit.readme import device_commands, readme
 from export.bundle import Bundle
 from records import codec, files
 from records.errors import BundleError
@@ -24,8 +24,6 @@ from runtime_check.targets.requirements import requirements
 from runtime_check.victims import Victims
 
 REQUIREMENTS = "requirements-aarch64.txt"
-#: Victims that a kit carries when nothing is said.
-VICTIMS = 64
 _ROOT = Path(__file__).resolve().parents[2]
 #: The modules of the device's program; none imports anything but these, numpy and a runtime.
 SHIPPED = (
@@ -66,6 +64,11 @@ class BuiltKit:
     data: bytes
     folder: str
     arrays: dict[str, Array]
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The three commands of a device."""
+        return device_commands(self.folder)
 
 
 def build_kit(

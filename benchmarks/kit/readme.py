@@ -10,16 +10,22 @@ Bundle {bundle_id}.
 For aarch64 Linux (a Raspberry Pi 4 or 5 with a 64-bit system) and Python 3.11 to 3.14, without
 torch. Three commands:
 
-    tar xzf {file} && cd {folder}
-    python3 -m pip install --target site --require-hashes -r requirements-aarch64.txt
-    python3 run.py
-
+{commands}
 The last one verifies every file, {check}measures latencies (FP32 and INT8
 interleaved, with warm-up), writes its records into `records/` and prints what it found. It exits
 0 when all is well, 2 when a limit was not met or a measurement is INVALID (throttled, hot,
 disturbed), 1 on an error. `python3 run.py check` or `bench` runs one of the two; `--resume`
 finishes a run that was cut. Nothing is written outside this folder. {note}
 """
+
+
+def device_commands(folder: str) -> tuple[str, ...]:
+    """Return the three commands that unpack a kit on a device, install its packages and run it."""
+    return (
+        f"tar xzf {folder}.tar.gz && cd {folder}",
+        "python3 -m pip install --target site --require-hashes -r requirements-aarch64.txt",
+        "python3 run.py",
+    )
 
 
 def readme(kit: KitRecord, folder: str) -> bytes:
@@ -39,8 +45,7 @@ def readme(kit: KitRecord, folder: str) -> bytes:
     text = _TEXT.format(
         split=kit.split,
         bundle_id=kit.bundle_id,
-        file=f"{folder}.tar.gz",
-        folder=folder,
+        commands="".join(f"    {line}\n" for line in device_commands(folder)),
         check=check,
         note=note,
     )

@@ -157,6 +157,10 @@ class RemoteKit:
         """Remove the records there, which have been brought back: the next run measures anew."""
         self._ssh.ask(_FORGET, self._place)
 
+    def remove(self) -> None:
+        """Remove the kit there; the packages stay for the next one."""
+        self._ssh.ask('rm -rf "$1"', self._place)
+
     def clean(self) -> None:
         """Remove the kit and, unless another kit is there, the packages and our folder."""
         self._ssh.ask(_CLEAN, self._place, BASE)

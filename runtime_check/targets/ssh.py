@@ -90,6 +90,17 @@ def ssh_missing() -> str | None:
     return "ssh is not here; as root: apt-get install --yes --no-install-recommends openssh-client"
 
 
+def require_ssh() -> None:
+    """Refuse to go on where there is no ssh.
+
+    Raises:
+        UnsupportedHereError: ssh is not installed here; the message says what to run.
+    """
+    missing = ssh_missing()
+    if missing is not None:
+        raise UnsupportedHereError(missing)
+
+
 def printable(text: str, longest: int = 300) -> str:
     """Return a device's text fit for a terminal: no control characters, not too long."""
     return "".join(c if c.isprintable() else "?" for c in text[:longest])
@@ -115,9 +126,7 @@ class Ssh:
         Raises:
             UnsupportedHereError: ssh is not installed here.
         """
-        missing = ssh_missing()
-        if missing is not None:
-            raise UnsupportedHereError(missing)
+        require_ssh()
         command = ["ssh", "-T"]
         for option in _OPTIONS:
             command += ["-o", option]

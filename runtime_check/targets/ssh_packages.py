@@ -30,6 +30,15 @@ echo installed
 """.replace("\\\n", "")
 
 
+def remove_all(ssh: Ssh) -> None:
+    """Remove our folder from a device, with every kit, record and package in it.
+
+    Raises:
+        ConnectionLostError: no connection.
+    """
+    ssh.ask('rm -rf "$1" && { rmdir .cache 2> /dev/null || true; }', BASE)
+
+
 def install_packages(ssh: Ssh, formats: Iterable[str], python: str = PYTHON) -> str:
     """Install what artifacts of some formats need, unless it is there; return its folder.
 

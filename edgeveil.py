@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -70,6 +71,8 @@ def main() -> None:
     Click's own exit code for a usage error is 2, which here means "a gate failed": so
     click runs without its standalone mode and every error of its own exits 1.
     """
+    # ONNX Runtime from 1.29 on sends telemetry unless it is told not to before it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         result = group(standalone_mode=False)
     except EdgeveilError as error:

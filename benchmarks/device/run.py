@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
+# ONNX Runtime from 1.29 on sends telemetry, and leaves a device id in the home folder, otherwise.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # pip's --target folder of the README, where there is one, and the kit's own modules first.
 sys.path[:0] = [str(ROOT / "code"), *([str(ROOT / "site")] if (ROOT / "site").is_dir() else [])]
 

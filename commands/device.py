@@ -209,9 +209,17 @@ def _sentence(device: DeviceRecord) -> str:
 def _print_check(check: DeviceCheck, console: Console) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{check.images} victims on the device", title_justify="left")
-    for column in ("artifact", "mode", "eager: max", "≤ 1 LSB", "host: max", "equal", "SQNR"):
-        table.add_column(column, justify="left" if column in ("artifact", "mode") else "right")
+    table = Table(
+        title=f"{check.images} victims on the device: against eager INT8, against this host",
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for column in ("artifact", "mode"):
+        table.add_column(column, no_wrap=True)
+    for column in ("max", "≤ 1 LSB", "host max", "equal", "SQNR"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in check.artifacts:
         table.add_row(row.artifact, row.mode, *_cells(row))
     console.print(table)

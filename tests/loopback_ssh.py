@@ -54,7 +54,15 @@ class Device:
         hidden = ("torch", "msgspec", "edgeveil", "export", "pipeline", "report", "attack")
         site = self.folder / "hidden"
         site.mkdir(exist_ok=True)
-        code = f"import sys\nsys.modules.update(dict.fromkeys({hidden!r}))\n"
+        code = (
+            "import importlib.metadata as metadata, sys\n"
+            f"hidden, version = {hidden!r}, metadata.version\n"
+            "sys.modules.update(dict.fromkeys(hidden))\n"
+            "def known(name):\n"
+            "    if name in hidden: raise metadata.PackageNotFoundError(name)\n"
+            "    return version(name)\n"
+            "metadata.version = known\n"
+        )
         (site / "sitecustomize.py").write_text(code, encoding="utf-8")
         command = f'PYTHONPATH={shlex.quote(str(site))} exec {shlex.quote(sys.executable)} "$@"'
         return str(self.program("torch-free-python", command))

@@ -165,10 +165,11 @@ class Running:
 
     def __init__(self, ssh: Ssh, script: str, *arguments: str) -> None:
         """Start it; see `Ssh.command`."""
+        command = ssh.command(script, *arguments)
         self._name = ssh.destination.name
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
-            ssh.command(script, *arguments),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

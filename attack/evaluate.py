@@ -236,6 +236,7 @@ class _Session:
                 gains[name],
                 self.recipe,
                 [*failed, *(gate for gate in drifted if gate.artifact == name)],
+                [_measured(outcome) for outcome in self.outcomes[name]],
             )
             for name in judged
         )

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
-from records.attack import ArtifactVerdict, Gate, Verdict
+from records.attack import ArtifactVerdict, Gate, Recovery, Verdict
 from records.recipe import AttackRecipe
 
 _RESAMPLES_AT_ONCE = 100
+#: Below it, re-identification is not put down to luck.
+_GUESSING_P = 0.01
 #: Which of several verdicts stands for all.
 _WORST_FIRST: tuple[Verdict, ...] = ("DENIED", "INCONCLUSIVE", "HOLDS")
 
@@ -83,7 +86,11 @@ def _draw(rng: np.random.Generator, victims: int, first: int | None) -> NDArray[
 
 
 def verdict_on(
-    artifact: str, advantage: Advantage, recipe: AttackRecipe, failed: Sequence[Gate]
+    artifact: str,
+    advantage: Advantage,
+    recipe: AttackRecipe,
+    failed: Sequence[Gate],
+    recoveries: Sequence[Recovery] = (),
 ) -> ArtifactVerdict:
     """Return the verdict on one artifact from its advantage and the gates that concern it.
 
@@ -92,8 +99,12 @@ def verdict_on(
         advantage: in dB.
         recipe: the margin.
         failed: failed controls and this artifact's failed drift gates; any makes a verdict void.
+        recoveries: what the attackers recovered from the artifact beside pixels: HOLDS compares
+            with FP32, and says so where the pictures are recognised all the same.
     """
     verdict, reason = _decide(advantage, recipe.margin_db)
+    if verdict == "HOLDS":
+        reason += _recognised(recoveries)
     if failed:
         names = ", ".join(sorted({gate.name for gate in failed}))
         verdict, reason = "INCONCLUSIVE", f"no verdict: failed {names}"
@@ -121,6 +132,21 @@ def _decide(advantage: Advantage, margin: float) -> tuple[Verdict, str]:
     return "INCONCLUSIVE", (
         f"the margin of {margin:g} dB lies between the bounds {advantage.lower:.2f} and "
         f"{advantage.upper:.2f} dB"
+    )
+
+
+def _recognised(recoveries: Sequence[Recovery]) -> str:
+    """Return what to add to HOLDS where re-identification beats guessing (binomial test)."""
+    most = max(recoveries, key=lambda r: r.reidentified, default=None)
+    if most is None:
+        return ""
+    hits = round(most.reidentified * most.probes)
+    guessing = binomtest(hits, most.probes, 1.0 / most.gallery, alternative="greater")
+    if guessing.pvalue >= _GUESSING_P:
+        return ""
+    return (
+        f"; that is less than FP32 leaks, not nothing: {hits} of {most.probes} reconstructions are "
+        f"still recognised among {most.gallery} pictures"
     )
 
 

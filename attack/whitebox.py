@@ -36,9 +36,11 @@ from records.progress import Progress
 from records.recipe import AttackRecipe
 
 #: Changes whenever an older cached result would no longer be what this code computes.
-VERSION = 4
-#: The attacker's own held-out images on which the settings are tried.
+VERSION = 5
+#: The attacker's own held-out images on which the settings are tried, and the others on which
+#: the best one, with all its iterations and restarts, has to beat A1's output.
 TUNED_IMAGES = 32
+CONFIRMED_IMAGES = 64
 #: σ², as a share of a channel's variance: how far the features are trusted over the prior. The
 #: search begins in the middle and goes on in the direction that helps.
 NOISES = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
@@ -54,6 +56,8 @@ _RATE = 0.2
 _MOST_RESIDUALS = 4000
 _BATCH = 64
 _TV_SMOOTHING = 1e-4
+#: An image that is recovered exactly would make the mean of logarithms infinite.
+_LEAST_MSE = 1e-12
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -101,7 +105,8 @@ class WhiteBoxAttack(Attack):
     """The attacker who has the artifact's weights, scales and zero points.
 
     Everything that has to be chosen is chosen by the error on held-out attacker images: the start,
-    σ² and λ, and whether to move away from A1's output at all.
+    σ² and λ, and then, on others of them, whether to move away from A1's output at all. A descent
+    fits the features ever better, and past a point the image ever worse.
     """
 
     level: ClassVar[Level] = "A2"
@@ -151,8 +156,13 @@ class WhiteBoxAttack(Attack):
         data = divide(target.attacker, self._images, self._recipe.validation_share, seed)
         problem = _Problem(data, decoder, self._known(target), self._recipe.white_box_iterations)
         candidates = self._tune(problem, target.name, seed)
-        losses = [candidate.best_val_loss for candidate in candidates]
-        chosen = losses.index(min(losses))
+        moved = min(candidates[1:], key=lambda c: c.best_val_loss)
+        finalists = [
+            problem.candidate(_setting_of(c), seed, confirm=True) for c in (candidates[0], moved)
+        ]
+        losses = [finalist.best_val_loss for finalist in finalists]
+        chosen = len(candidates) + losses.index(min(losses))
+        candidates += finalists
         setting = _setting_of(candidates[chosen])
         parts, total = [], -(-len(target.victim) // _BATCH)
         for step in range(total):
@@ -207,11 +217,11 @@ class _Problem:
         self, data: TrainingSet, decoder: Decoder, known: WhiteBox, iterations: int
     ) -> None:
         self._decoder, self._known, self._iterations = decoder, known, iterations
-        # Half of the held-out images tell how A1 errs, the others which settings are good.
-        tuned = min(TUNED_IMAGES, max(1, len(data.held_out) // 2))
-        self._tuned_z, self._tuned_x = data.pairs(data.held_out[:tuned])
-        spread = data.held_out[tuned:][:_MOST_RESIDUALS]
-        features, images = data.pairs(spread if len(spread) else data.held_out)
+        # A quarter of the held-out images tells which settings are good, another one whether the
+        # best of them is, the rest how A1 errs.
+        tuned, confirmed, spread = _thirds(data.held_out)
+        self._tuned, self._confirmed = data.pairs(tuned), data.pairs(confirmed)
+        features, images = data.pairs(spread)
         _, self._weight = statistics_of(data.features.real(data.train[:_MOST_RESIDUALS]))
         if features.ndim == 4:
             self._weight = self._weight[:, None, None]
@@ -220,17 +230,24 @@ class _Problem:
         self._mean = known_images.mean(0, keepdim=True)
         self._mean_prior = ResidualPrior(known_images - self._mean)
 
-    def candidate(self, setting: _Setting, seed: int) -> Candidate:
-        """Return the record of one setting, tried on the held-out images."""
+    def candidate(self, setting: _Setting, seed: int, *, confirm: bool = False) -> Candidate:
+        """Return the record of one setting, tried on held-out images.
+
+        Args:
+            setting: what to try.
+            seed: of the restarts.
+            confirm: with all iterations and restarts, as on the victims, on the other images.
+        """
         started = time.perf_counter()
-        x = self.solve(self._tuned_z, setting, _TUNING_SHARE, (seed, 4), restarts=0)
-        loss = float((x - self._tuned_x).square().mean(dtype=torch.float64))
+        (z, truth) = self._confirmed if confirm else self._tuned
+        share, restarts = (1.0, RESTARTS) if confirm else (_TUNING_SHARE, 0)
+        loss = typical_mse(self.solve(z, setting, share, (seed, 4), restarts=restarts), truth)
         moved = setting.start != "unchanged"
         return Candidate(
             start=setting.start,
             capacity="image",
-            parameters=self._tuned_x[0].numel() if moved else 0,
-            epochs=self._steps(_TUNING_SHARE) if moved else 0,
+            parameters=truth[0].numel() if moved else 0,
+            epochs=self._steps(share) if moved else 0,
             best_epoch=0,
             best_val_loss=loss,
             val_loss=(loss,),
@@ -314,6 +331,17 @@ class _Stored(msgspec.Struct, frozen=True, kw_only=True):
     chosen: int
 
 
+def typical_mse(x: Tensor, truth: Tensor) -> float:
+    """Return the geometric mean over images of the MSE: −10·log10 of it is the mean PSNR in dB.
+
+    Args:
+        x: images (N, C, H, W) in [0, 1].
+        truth: what they should be.
+    """
+    each = (x - truth).square().flatten(1).mean(1, dtype=torch.float64)
+    return float(each.clamp(min=_LEAST_MSE).log().mean().exp())
+
+
 def total_variation(x: Tensor) -> Tensor:
     """Return the isotropic total variation of each image, (N, C, H, W) → (N,).
 
@@ -337,6 +365,16 @@ def _best_noise(loss_of: Callable[[float], float]) -> float:
         if at != _FIRST_NOISE:
             break
     return NOISES[min(losses, key=lambda k: losses[k])]
+
+
+def _thirds(held_out: NDArray[np.intp]) -> tuple[NDArray[np.intp], ...]:
+    """Return the images to tune on, to confirm on, and the rest; few images serve twice."""
+    quarter = max(1, len(held_out) // 4)
+    tuned = min(TUNED_IMAGES, quarter)
+    confirmed = min(CONFIRMED_IMAGES, quarter)
+    rest = held_out[tuned + confirmed :][:_MOST_RESIDUALS]
+    confirm = held_out[tuned : tuned + confirmed]
+    return held_out[:tuned], confirm if len(confirm) else held_out, rest if len(rest) else held_out
 
 
 def _setting_of(candidate: Candidate) -> _Setting:

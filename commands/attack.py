@@ -48,6 +48,9 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
     "--white-box-images", type=int, help="A2: the first N victims  [default: the recipe's]"
 )
 @click.option("--ood-source", help="A4: source of other images  [default: the recipe's]")
+@click.option(
+    "--artifacts", help="INT8 artifacts by name, comma-separated  [default: the recipe's, or all]"
+)
 @click.option("--controls", help="logits,bits16 or none  [default: the recipe's]")
 @click.option(
     "--out",
@@ -83,6 +86,7 @@ def command(
     query_budgets: str | None,
     white_box_images: int | None,
     ood_source: str | None,
+    artifacts: str | None,
     controls: str | None,
     out: Path | None,
     cache: Path | None,
@@ -124,6 +128,7 @@ def command(
         query_budgets=_listed(query_budgets),
         white_box_images=white_box_images,
         ood_source=ood_source,
+        artifacts=_listed(artifacts),
         controls=[] if controls == "none" else _listed(controls),
     )
     with (

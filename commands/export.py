@@ -9,7 +9,7 @@ import click
 
 from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
-from commands.quantizer_options import quantizer_options
+from commands.quantizer_options import quantizer_options, range_options
 from commands.recipe_options import (
     data_option,
     force_option,
@@ -35,32 +35,11 @@ from records.manifest import Manifest
     "--split",
     help="The edge ends with this module's output, e.g. features.3; output: the whole network.",
 )
-@click.option(
-    "--weight-observer",
-    type=click.Choice(["per-channel", "per-tensor"]),
-    help="Scales of the weights  [default: per-channel]",
-)
-@click.option(
-    "--activation-observer",
-    type=click.Choice(["min-max", "histogram", "percentile", "mse", "fisher"]),
-    help="How activation ranges are found  [default: histogram]",
-)
-@click.option(
-    "--refined-tensors",
-    type=int,
-    help="Fit the ranges of so many most harmful tensors to the network's loss  [default: 0]",
-)
+@range_options
 @click.option(
     "--bias-correction/--no-bias-correction",
     default=None,
     help="Take back the mean error of every channel  [default: no]",
-)
-@click.option(
-    "--float-layer",
-    "float_layers",
-    multiple=True,
-    metavar="NAME",
-    help="Leave this module, or node of the graph, in float; repeatable.",
 )
 @click.option(
     "--boundary-bits",
@@ -79,11 +58,7 @@ def command(
     weights: str | None,
     image_size: int | None,
     split: str | None,
-    weight_observer: str | None,
-    activation_observer: str | None,
-    refined_tensors: int | None,
     bias_correction: bool | None,
-    float_layers: tuple[str, ...],
     boundary_bits: str | None,
     opset: int | None,
     out: Path,
@@ -103,11 +78,7 @@ def command(
         model={"name": model, "weights": weights, "image_size": image_size},
         export={
             "splits": None if split is None else [split],
-            "weight_observer": weight_observer,
-            "activation_observer": activation_observer,
-            "refined_tensors": refined_tensors,
             "bias_correction": bias_correction,
-            "float_layers": list(float_layers) or None,
             "boundary_bits": None if boundary_bits is None else int(boundary_bits),
             "opset": opset,
             **quantizer,

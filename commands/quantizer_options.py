@@ -1,13 +1,38 @@
-"""The quantizer's further tools as options of ``edgeveil export``: equalization, BatchNorm, QAT."""
+"""The quantizer's settings as options: ranges, and what ``edgeveil export`` has beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-_OPTIONS = (
+_RANGES = (
+    click.option(
+        "--weight-observer",
+        type=click.Choice(["per-channel", "per-tensor"]),
+        help="Scales of the weights  [default: per-channel]",
+    ),
+    click.option(
+        "--activation-observer",
+        type=click.Choice(["min-max", "histogram", "percentile", "mse", "fisher"]),
+        help="How activation ranges are found  [default: histogram]",
+    ),
+    click.option(
+        "--refined-tensors",
+        type=int,
+        help="Fit the ranges of so many most harmful tensors to the network's loss  [default: 0]",
+    ),
+    click.option(
+        "--float-layer",
+        "float_layers",
+        multiple=True,
+        metavar="NAME",
+        callback=lambda _, __, names: list(names) or None,
+        help="Leave this module, or node of the graph, in float; repeatable.",
+    ),
+)
+_TOOLS = (
     click.option(
         "--cross-layer-equalization/--no-cross-layer-equalization",
         "equalization",
@@ -39,8 +64,17 @@ _OPTIONS = (
 )
 
 
+def range_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what decides the ranges; each is passed on under its key of the recipe's ``export``."""
+    return _with(_RANGES, command)
+
+
 def quantizer_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command; each is passed on under its key of the recipe's ``export``."""
-    for option in reversed(_OPTIONS):
+    """Add the further tools; each is passed on under its key of the recipe's ``export``."""
+    return _with(_TOOLS, command)
+
+
+def _with(options: Sequence[Callable[..., Any]], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
         command = option(command)
     return command

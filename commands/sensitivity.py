@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
+from commands.quantizer_options import range_options
 from commands.recipe_options import (
     data_option,
     force_option,
@@ -33,28 +34,7 @@ if TYPE_CHECKING:
 )
 @image_size_option
 @click.option("--split", help="The edge ends with this module's output; output: the whole network.")
-@click.option(
-    "--weight-observer",
-    type=click.Choice(["per-channel", "per-tensor"]),
-    help="Scales of the weights  [default: per-channel]",
-)
-@click.option(
-    "--activation-observer",
-    type=click.Choice(["min-max", "histogram", "percentile", "mse", "fisher"]),
-    help="How activation ranges are found  [default: histogram]",
-)
-@click.option(
-    "--refined-tensors",
-    type=int,
-    help="Fit the ranges of so many most harmful tensors to the network's loss  [default: 0]",
-)
-@click.option(
-    "--float-layer",
-    "float_layers",
-    multiple=True,
-    metavar="NAME",
-    help="Leave this module, or node of the graph, in float; repeatable.",
-)
+@range_options
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -79,15 +59,12 @@ def command(
     weights: str | None,
     image_size: int | None,
     split: str | None,
-    weight_observer: str | None,
-    activation_observer: str | None,
-    refined_tensors: int | None,
-    float_layers: tuple[str, ...],
     limit: int,
     rows: int,
     out: Path | None,
     force: bool,
     as_json: bool,
+    **ranges: Any,
 ) -> None:
     """Quantize every layer of the edge alone and list the most harmful first.
 
@@ -102,10 +79,7 @@ def command(
         model={"name": model, "weights": weights, "image_size": image_size},
         export={
             "splits": None if split is None else [split],
-            "weight_observer": weight_observer,
-            "activation_observer": activation_observer,
-            "refined_tensors": refined_tensors,
-            "float_layers": list(float_layers) or None,
+            **ranges,
         },
     )
     from pipeline.sensitivity import sensitivity_from_weights

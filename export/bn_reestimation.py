@@ -21,9 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from export.bias_correction import real_output, watch_layers
-
-_MOST_IMAGES = 512
+from export.layer_correction import MOST_IMAGES, correct_layers, real_output, watch_layers
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def output_moments(
             moments[path] = _moments(output)
 
     with watch_layers(prepared, keep), torch.inference_mode():
-        prepared(images[:_MOST_IMAGES])
+        prepared(images[:MOST_IMAGES])
     return moments
 
 
@@ -68,32 +66,18 @@ def reestimate(converted: fx.GraphModule, expected: dict[str, Moments], images: 
         expected: of ``output_moments``.
         images: the same images.
     """
-    with torch.inference_mode():
-        _Reestimation(converted, expected).run(images[:_MOST_IMAGES])
 
+    def correct(path: str, layer: Any, x: Tensor) -> None:
+        weight, bias = layer._weight_bias()
+        seen, wanted = _moments(real_output(layer, x)), expected[path]
+        # A channel that says nothing in one of the two has no factor, only a shift.
+        speaks = (seen.deviation > 0) & (wanted.deviation > 0)
+        factor = torch.where(speaks, wanted.deviation / seen.deviation, 1.0)
+        shift = wanted.mean - factor * seen.mean
+        moved = shift if bias is None else factor * bias + shift
+        layer.set_weight_bias(_times(weight, factor), moved)
 
-class _Reestimation(fx.Interpreter):
-    """Runs a quantized graph and corrects each layer before it runs."""
-
-    def __init__(self, module: fx.GraphModule, expected: dict[str, Moments]) -> None:
-        super().__init__(module)
-        self._expected = expected
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        layer = self.module.get_submodule(str(target))
-        if str(target) in self._expected and hasattr(layer, "set_weight_bias"):
-            _correct(layer, args[0], self._expected[str(target)])
-        return super().call_module(target, args, kwargs)
-
-
-def _correct(layer: Any, x: Tensor, expected: Moments) -> None:
-    weight, bias = layer._weight_bias()
-    seen = _moments(real_output(layer, x))
-    # A channel that says nothing in one of the two has no factor, only a shift.
-    speaks = (seen.deviation > 0) & (expected.deviation > 0)
-    factor = torch.where(speaks, expected.deviation / seen.deviation, 1.0)
-    shift = expected.mean - factor * seen.mean
-    layer.set_weight_bias(_times(weight, factor), shift if bias is None else factor * bias + shift)
+    correct_layers(converted, expected, images, correct)
 
 
 def _times(weight: Tensor, factor: Tensor) -> Tensor:

@@ -79,7 +79,9 @@ class Candidate(Part, frozen=True, kw_only=True):
     For A2 it is a setting of the descent on the image: from ``a1-output`` or ``mean-image``, or
     A1's output ``unchanged``; capacity ``image``, ``parameters`` pixel values, ``epochs``
     iterations; ``noise`` the variance that features are trusted to, as a share of their own,
-    ``tv`` the weight of the total variation; tried on held-out attacker images.
+    ``tv`` the weight of the total variation; tried on held-out attacker images. The last two, A1's
+    output and the best setting with all its iterations, are tried on others of them, and one of
+    these two is used; the loss is the geometric mean of the images' MSE.
     ``val_loss``: MSE on the held-out attacker images after each epoch; the weights of
     ``best_epoch`` (0-based) are kept.
     """

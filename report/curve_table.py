@@ -36,12 +36,21 @@ def _basis(sweep: Sweep) -> str:
         f"Data `{sweep.data.source.partition(':')[0]}`, {sweep.data.attacker.count:,} attacker "
         f"images, {sweep.data.victim.count:,} victims; floor {', '.join(sorted(floors))} dB, "
         f"margin {attack.margin_db:g} dB; {green}. FP32: the strongest attacker on the FP32 "
-        "features. Hides: how much less it gets, in dB, with one-sided "
+        f"features. {_white_box(sweep)}Hides: how much less it gets, in dB, with one-sided "
         f"{100 * attack.confidence:g} % bounds: the verdict is about that difference alone. "
         "Re-identified: whose reconstruction is nearest to its own original among all victims', by "
         f"the best attacker.{_named('CONTROLS FAILED, so no verdict', controls)}"
         f"{_named('Parity gates not met', parity)}"
     )
+
+
+def _white_box(sweep: Sweep) -> str:
+    """Say how A2's mean is over all victims, where it attacked some."""
+    levels = [one for g in sweep.groups for a in g.artifacts for one in a.levels]
+    attacked = [one.victims for one in levels if one.level == "A2"]
+    if not attacked or min(attacked) == max(one.victims for one in levels):
+        return ""
+    return f"A2: A1's mean plus A2's gain over it on the same {min(attacked):,} images. "
 
 
 def _failed(sweep: Sweep, stage: str) -> tuple[str, ...]:
@@ -72,7 +81,7 @@ def _named(what: str, failed: Sequence[str]) -> str:
 
 def _row(sweep: Sweep, group: Group, levels: Sequence[str]) -> list[str]:
     worst = min(_judged(group), key=lambda a: a.advantage_db or 0.0)
-    fp32 = [one for a in group.artifacts if a.precision == "fp32" for one in a.levels]
+    fp32 = next((a for a in group.artifacts if a.precision == "fp32"), None)
     sent = _sent(sweep, group)
     lost = None if sent is None else sent.drop_points
     return [
@@ -80,9 +89,9 @@ def _row(sweep: Sweep, group: Group, levels: Sequence[str]) -> list[str]:
         str(group.boundary_bits),
         "–" if sent is None else f"{sent.wire_bytes:,} B",
         "–" if lost is None else f"{lost[0]:.2f}",
-        *[_level(worst, level) for level in levels],
+        *[_level(worst, level, group.floor_db) for level in levels],
         f"{100 * max(one.reidentified.mean for one in worst.levels):.1f} %",
-        f"{max(one.recon_psnr_db.mean for one in fp32):.2f}" if fp32 else "–",
+        "–" if fp32 is None else f"{_strongest_db(fp32, group.floor_db):.2f}",
         f"{worst.advantage_db:+.2f} [{worst.lower_db:+.2f}, {worst.upper_db:+.2f}]",
         f"**{group.verdict}**",
         str(len(group.seeds)),
@@ -98,10 +107,24 @@ def _judged(group: Group) -> list[GroupArtifact]:
     return [a for a in group.artifacts if a.advantage_db is not None]
 
 
-def _level(artifact: GroupArtifact, level: str) -> str:
-    """Return the strongest of a level's rows: A3 has one a query budget."""
+def _strongest_db(artifact: GroupArtifact, floor_db: float) -> float:
+    """Return the strongest attacker's mean over all victims, as the verdict takes it."""
+    return floor_db + artifact.leak_db.mean
+
+
+def _level(artifact: GroupArtifact, level: str, floor_db: float) -> str:
+    """Return the strongest of a level's rows: A3 has one a query budget.
+
+    A2 attacks the first victims only. Its mean over all is A1's plus its gain on the same images;
+    where it gains, that is the artifact's strongest, and its own mean would be of other images.
+    """
     found: list[GroupLevel] = [one for one in artifact.levels if one.level == level]
-    return f"{max(one.recon_psnr_db.mean for one in found):.2f}" if found else "–"
+    if not found:
+        return "–"
+    most = max(one.victims for one in artifact.levels)
+    if level == "A2" and all(one.victims < most for one in found):
+        return f"{_strongest_db(artifact, floor_db):.2f}"
+    return f"{max(one.recon_psnr_db.mean for one in found):.2f}"
 
 
 def _line(cells: list[str]) -> str:

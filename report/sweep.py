@@ -117,6 +117,9 @@ def _line(sweep: Sweep, group: Group) -> VerdictLine:
         f"{worst.name} leaks {decibels(worst.advantage_db)} less than FP32 "
         f"{interval(decibels(worst.lower_db), decibels(worst.upper_db))}; the margin is {margin}."
     )
+    if group.verdict == "HOLDS":
+        share = percent(max(level.reidentified.mean for level in worst.levels), 1)
+        reason += f" That is less, not nothing: {share} of the reconstructions are recognised."
     if not group.gates_passed:
         reason = (
             f"Gates failed: {', '.join(sorted({g.name for g in group.failed_gates}))}. {reason}"

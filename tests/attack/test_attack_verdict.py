@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from attack.verdict import Advantage, advantages, verdict_on, worst
-from records.attack import ArtifactVerdict, Gate, Verdict
+from records.attack import ArtifactVerdict, Gate, Recovery, Verdict
 from records.recipe import AttackRecipe
 
 RECIPE = AttackRecipe(bootstrap_resamples=500)
@@ -79,6 +79,24 @@ def test_a_failed_gate_voids_the_verdict() -> None:
     got = verdict_on("int8", Advantage(6.0, 5.8, 6.2), RECIPE, [gate])
     assert got.verdict == "INCONCLUSIVE"
     assert "ceiling" in got.reason
+
+
+def recovered(share: float) -> Recovery:
+    return Recovery(probes=64, gallery=500, reidentified=share, label_top1=0.0, label_agreement=0.0)
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.0, False), (1 / 64, False), (0.5, True)])
+def test_holds_says_where_pictures_are_recognised_all_the_same(share: float, said: bool) -> None:
+    few, many = recovered(0.0), recovered(share)
+    got = verdict_on("int8", Advantage(6.0, 5.8, 6.2), RECIPE, [], [few, many, few])
+    assert got.verdict == "HOLDS"
+    assert ("32 of 64 reconstructions are still recognised among 500" in got.reason) == said
+
+
+def test_denied_needs_no_word_of_recognised_pictures() -> None:
+    got = verdict_on("int8", Advantage(0.1, 0.0, 0.2), RECIPE, [], [recovered(1.0)])
+    assert got.verdict == "DENIED"
+    assert "recognised" not in got.reason
 
 
 @pytest.mark.parametrize(

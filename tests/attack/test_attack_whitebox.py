@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio
 
 from attack.adaptive import AdaptiveAttack
 from attack.cache import TensorCache
@@ -19,7 +20,18 @@ from attack.features import Target, target_of
 from attack.inversion import DecoderFamily
 from attack.metrics import Images, as_unit_images, score
 from attack.static import StaticAttack
-from attack.whitebox import NOISES, WhiteBox, WhiteBoxAttack, _best_noise, total_variation
+from attack.whitebox import (
+    CONFIRMED_IMAGES,
+    NOISES,
+    TUNED_IMAGES,
+    WhiteBox,
+    WhiteBoxAttack,
+    _best_noise,
+    _Problem,
+    _thirds,
+    total_variation,
+    typical_mse,
+)
 from baseline.images import ImageSet
 from export.bundle import Bundle
 from records.progress import silent
@@ -93,7 +105,9 @@ def test_it_beats_a1_on_the_same_images_and_is_read_again_from_the_cache(
     assert after.scores.psnr.mean() - before.scores.psnr.mean() > 0.3
     chosen = after.candidates[after.chosen]
     assert chosen.start in ("a1-output", "mean-image")
-    assert chosen.best_val_loss == min(c.best_val_loss for c in after.candidates)
+    finalists = after.candidates[-2:]
+    assert chosen.best_val_loss == min(c.best_val_loss for c in finalists)
+    assert [c.start for c in finalists] == ["unchanged", chosen.start]
     assert after.candidates[0].start == "unchanged"
 
     def forbidden(_: Target) -> WhiteBox:
@@ -123,6 +137,45 @@ def test_with_weights_that_are_not_the_artifact_s_a1_s_output_is_kept(
     a2 = setup.attack(TensorCache(tmp_path), known=wrong).attack(target, setup.victims, 0)
     assert a2.candidates[a2.chosen].start == "unchanged"
     assert np.allclose(a2.scores.psnr, a1.scores.psnr, atol=1e-4)
+
+
+def test_a_descent_that_only_the_tuning_liked_is_not_used(
+    setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve = _Problem.solve
+
+    def worse_with_all_its_iterations(self: _Problem, *args: Any, **keywords: Any) -> torch.Tensor:
+        found = solve(self, *args, **keywords)
+        share, moved = args[2], args[1].start != "unchanged"
+        return 1.0 - found if share == 1.0 and moved else found
+
+    monkeypatch.setattr(_Problem, "solve", worse_with_all_its_iterations)
+    target = setup.targets["edge_fp32_onnx"]
+    a2 = setup.attack(TensorCache(tmp_path)).attack(target, setup.victims, 0)
+    tried = a2.candidates[:-2]
+    assert min(tried, key=lambda c: c.best_val_loss).start != "unchanged"
+    assert a2.candidates[a2.chosen].start == "unchanged"
+
+
+def test_what_is_tuned_on_is_not_what_confirms_nor_what_the_prior_knows() -> None:
+    parts = _thirds(np.arange(1000))
+    assert [len(part) for part in parts] == [TUNED_IMAGES, CONFIRMED_IMAGES, 904]
+    assert len(np.unique(np.concatenate(parts))) == 1000
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_few_images_serve_twice(count: int) -> None:
+    assert all(len(part) > 0 for part in _thirds(np.arange(count)))
+
+
+def test_the_typical_mse_is_that_of_the_mean_psnr() -> None:
+    rng = np.random.default_rng(0)
+    x, truth = rng.uniform(0, 1, (2, 5, 3, 8, 8)).astype(np.float32)
+    decibels = [
+        peak_signal_noise_ratio(t, v, data_range=1.0) for t, v in zip(truth, x, strict=True)
+    ]
+    found = typical_mse(torch.from_numpy(x), torch.from_numpy(truth))
+    assert -10 * math.log10(found) == pytest.approx(np.mean(decibels), abs=1e-4)
 
 
 def test_the_features_explain_what_was_sent_better_than_a1_s(setup: Setup) -> None:

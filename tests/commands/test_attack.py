@@ -92,7 +92,10 @@ def test_the_attackers_are_chosen_on_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = ("--levels", "A0,A1,A3", "--query-budgets", "8,12,5000", "--controls", "none")
+    given = (
+        *("--levels", "A0,A1,A3", "--query-budgets", "8,12,5000", "--controls", "none"),
+        *("--artifacts", "edge_int8_wire_lite"),
+    )
     out, cache = tmp_path / "out", bundle.folder.parent / "cache"
     exit_code(monkeypatch, bundle.folder, "--out", out, "--cache", cache, *given)
     record = codec.read(out / "attack.json", AttackRecord)
@@ -102,8 +105,20 @@ def test_the_attackers_are_chosen_on_the_command_line(
     assert record.controls.bits16 is None
     ran = [(r.level, r.queries) for r in record.artifacts[0].levels]
     assert ran == [("A0", None), ("A1", None), ("A3", 8), ("A3", 12)]
+    assert [verdict.artifact for verdict in record.verdicts] == ["edge_int8_wire_lite"]
     shown = " ".join(capsys.readouterr().out.split())
     assert "A3 without 5,000 pairs" in shown
+
+
+def test_an_artifact_that_is_not_there_is_named(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ("--out", tmp_path / "out", "--artifacts", "edge_int4_lite")
+    assert exit_code(monkeypatch, bundle.folder, *given) == 1
+    assert "edge_int4_lite" in capsys.readouterr().err
 
 
 def test_bad_options_exit_1(

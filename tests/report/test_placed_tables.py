@@ -115,6 +115,23 @@ def test_the_curve_has_a_row_a_group_with_its_verdict() -> None:
     assert "all controls green" in table
 
 
+def test_a2_s_few_images_do_not_stand_beside_the_means_over_all() -> None:
+    sweep = sample_sweep()
+    group = sweep.groups[0]
+    (artifact,) = (a for a in group.artifacts if a.advantage_db is not None)
+    a1 = next(one for one in artifact.levels if one.level == "A1")
+    level = replace(a1, level="A2", victims=a1.victims // 2)
+    few = replace(level, recon_psnr_db=replace(a1.recon_psnr_db, mean=99.0))
+    attacked = replace(artifact, levels=(*artifact.levels, few))
+    others = tuple(attacked if a is artifact else a for a in group.artifacts)
+    table = curve_markdown(replace(sweep, groups=(replace(group, artifacts=others),)))
+    (row,) = (line for line in table.splitlines() if line.startswith("| `"))
+    assert f"{group.floor_db + artifact.leak_db.mean:.2f} |" in row
+    assert "99.00" not in row
+    assert f"on the same {few.victims:,} images" in table
+    assert "on the same" not in curve_markdown(sweep)
+
+
 @pytest.mark.parametrize("stage", ["attack", "check"])
 def test_the_curve_tells_a_failed_control_from_a_missed_parity(stage: str) -> None:
     gate = FailedGate(stage=stage, name="ceiling", artifact=None, measured=0.98, limit=0.99)  # type: ignore[arg-type]

@@ -16,8 +16,8 @@ def main() -> None:
     port, left = int(sys.argv[1]), int(sys.argv[2])
     with socket.create_connection(("127.0.0.1", port)) as server:
         while True:
-            ready, _, _ = select.select([0, server], [], [])
-            if server in ready:
+            ready, _, _ = select.select([0, server.fileno()], [], [])
+            if server.fileno() in ready:
                 answer = server.recv(65536)
                 if not answer:
                     return

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+#: Set where the server must be there, as in CI: a test that cannot run fails then.
+REQUIRED = "EDGEVEIL_REQUIRE_SSHD"
 CUT = Path(__file__).with_name("cut_connection.py")
 
 
@@ -86,10 +88,13 @@ class Device:
 
 
 def find_sshd() -> str:
-    """Return the path of sshd; skip the test where there is none."""
+    """Return the path of sshd; where there is none, skip the test, or fail it in CI."""
     path = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if path is None or shutil.which("ssh") is None or shutil.which("ssh-keygen") is None:
-        pytest.skip("openssh-server and openssh-client are not here")
+        reason = "openssh-server and openssh-client are not here"
+        if os.environ.get(REQUIRED):
+            pytest.fail(f"{REQUIRED} is set, and {reason}")
+        pytest.skip(reason)
     return path
 
 

@@ -14,6 +14,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.path[:0] = [str(ROOT / "code"), *([str(ROOT / "site")] if (ROOT / "site").is_dir() else [])]
 
 if __name__ == "__main__":
+    if sys.version_info < (3, 11):  # noqa: UP036 - a device may have an older one
+        sys.exit("run.py: this kit needs Python 3.11 or newer")
     from benchmarks.device.program import main
 
     sys.exit(main(ROOT))

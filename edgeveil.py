@@ -19,6 +19,7 @@ COMMANDS = {
     "export": "Quantize the edge head and write a verified bundle of artifacts.",
     "inspect": "List the valid cuts of a network with parameters, MACs and boundary.",
     "kit": "Pack a bundle into one archive that a Raspberry Pi checks and measures.",
+    "operators": "List the operators and format versions that each artifact needs.",
     "report": "Make the Markdown and HTML report from the JSON records.",
     "run": "Run every stage of a recipe; skip what is unchanged, resume what was cut.",
     "sensitivity": "Quantize each layer alone; list those that harm the answers most.",

@@ -35,6 +35,7 @@ from records.errors import InputError
 from records.manifest import Artifact
 from records.progress import Progress
 from records.recipe import AttackRecipe
+from runtime_check.availability import why_not_here
 from runtime_check.eager import GRAPH
 from runtime_check.runtime import runtime_for
 from runtime_check.targets.target import Target as Device
@@ -211,12 +212,17 @@ class Campaign:
         )
 
     def judged(self) -> tuple[Artifact, ...]:
-        """Return the INT8 edges that are attacked: of those named, what runs on the device."""
-        return tuple(
-            artifact
-            for artifact in judged_artifacts(self.bundle, self.recipe)
-            if self.device is None or self.device.missing(artifact) is None
-        )
+        """Return the INT8 edges that are attacked: of those named, what runs here and there."""
+        named = judged_artifacts(self.bundle, self.recipe)
+        return tuple(artifact for artifact in named if self.why_not(artifact) is None)
+
+    def why_not(self, artifact: Artifact) -> str | None:
+        """Return why an artifact cannot be attacked, None where it can.
+
+        The decoders learn from what it returns in this process, so it has to run here too.
+        """
+        reason = None if self.device is None else self.device.missing(artifact)
+        return reason or why_not_here(artifact)
 
     def _attacked(self) -> Iterator[Artifact]:
         yield self.bundle.artifact(BASELINE)

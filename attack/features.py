@@ -29,6 +29,13 @@ from runtime_check.wire import dequantize, to_wire
 EAGER = "eager_int8"
 _BATCH = 250
 _CACHE_KIND = "features/1"
+#: Runtime → distribution whose version may change its outputs; torch's for the others.
+_PACKAGES = {
+    "ort": "onnxruntime",
+    "ort-mobile": "onnxruntime",
+    "executorch": "executorch",
+    "litert": "ai-edge-litert",
+}
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def _cause(
     files = [artifact.sha256]
     if artifact.name == GRAPH:
         files.append(bundle.artifact(TENSORS).sha256)
-    package = "onnxruntime" if runtime == "ort" else "torch"
+    package = _PACKAGES.get(runtime, "torch")
     return {
         "kind": _CACHE_KIND,
         "files": files,

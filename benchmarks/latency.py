@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -23,7 +22,6 @@ from records.bench import (
     ArtifactSamples,
     BenchRecord,
     BenchTiming,
-    RuntimeName,
     SamplesFile,
     SamplesRecord,
     Skipped,
@@ -32,11 +30,13 @@ from records.bench import (
 from records.hashing import sha256_file
 from records.machine import MachineRecord
 from records.manifest import Artifact
+from records.parity import RuntimeName
 from records.progress import Progress, silent
 from records.recipe import BenchRecipe
+from runtime_check.availability import why_not_here
 from runtime_check.machine import is_x86, machine_record
 
-RUNTIMES: tuple[RuntimeName, ...] = ("ort", "lite")
+RUNTIMES: tuple[RuntimeName, ...] = ("ort", "ort-mobile", "lite", "executorch", "litert")
 
 X86_NOTE = "measured on x86: this says nothing about the speed on an ARM device"
 
@@ -127,14 +127,13 @@ def _choose(
 def _why_not(artifact: Artifact, runtimes: Sequence[RuntimeName]) -> str | None:
     if runtime_name(artifact) not in runtimes:
         return "its runtime was not asked for"
-    if artifact.format == "torchscript-lite":
-        return _why_no_lite()
-    return None
+    reason = why_not_here(artifact)
+    if reason is None and artifact.format == "torchscript-lite":
+        return _why_no_qnnpack()
+    return reason
 
 
-def _why_no_lite() -> str | None:
-    if find_spec("torch") is None:
-        return "torch is not installed; run: pip install '.[export]'"
+def _why_no_qnnpack() -> str | None:
     import torch
 
     if "qnnpack" not in torch.backends.quantized.supported_engines:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from export.bundle import Bundle
-from records.bench import ArtifactSize, RuntimeName, SizeRatio
+from records.bench import ArtifactSize, SizeRatio
 from records.manifest import Artifact
-
-_RUNTIMES: dict[str, RuntimeName] = {"onnx": "ort", "torchscript-lite": "lite"}
+from records.parity import RuntimeName
+from runtime_check.runtime import RUNTIME_OF
 
 
 def shipped(bundle: Bundle) -> tuple[Artifact, ...]:
@@ -16,7 +16,7 @@ def shipped(bundle: Bundle) -> tuple[Artifact, ...]:
     return tuple(
         artifact
         for artifact in bundle.manifest.artifacts
-        if artifact.role in {"edge", "server"} and artifact.format in _RUNTIMES
+        if artifact.role in {"edge", "server"} and artifact.format in RUNTIME_OF
     )
 
 
@@ -26,7 +26,7 @@ def runtime_name(artifact: Artifact) -> RuntimeName:
     Raises:
         KeyError: the artifact's format is not a shipped one.
     """
-    return _RUNTIMES[artifact.format]
+    return RUNTIME_OF[artifact.format]
 
 
 def artifact_sizes(artifacts: Sequence[Artifact]) -> tuple[ArtifactSize, ...]:

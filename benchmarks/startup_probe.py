@@ -28,7 +28,13 @@ from runtime_check.runtime import LoadedArtifact
 #: Runs after the first one, so that buffers that grow late are counted too.
 LATER_RUNS = 10
 
-_LIBRARIES = {"onnx": ("runtime_check.ort",), "torchscript-lite": ("runtime_check.lite",)}
+_LIBRARIES = {
+    "onnx": "runtime_check.ort",
+    "ort": "runtime_check.ort",
+    "torchscript-lite": "runtime_check.lite",
+    "executorch": "runtime_check.executorch",
+    "litert": "runtime_check.litert",
+}
 
 
 def probe_startup(
@@ -48,8 +54,7 @@ def probe_startup(
     Raises:
         ArtifactError: the artifact does not load or run.
     """
-    for library in _LIBRARIES[artifact.format]:
-        importlib.import_module(library)
+    importlib.import_module(_LIBRARIES[artifact.format])
     data = bundle.read(artifact)
     batch = np.zeros((batch_size, *artifact.input.shape), dtype=np.float32)
     reset = _reset_peak()
@@ -93,13 +98,14 @@ def _reset_peak() -> bool:
 
 def _opener(artifact: Artifact) -> Callable[[bytes, Artifact, int], LoadedArtifact]:
     # Not Runtime.load: that runs a batch to check the output, and the first run is timed here.
-    return _open_onnx if artifact.format == "onnx" else _open_lite
+    return _OPENERS[artifact.format]
 
 
 def _open_onnx(data: bytes, artifact: Artifact, threads: int) -> LoadedArtifact:
     from runtime_check.ort import load_session
 
-    precise = artifact.precision == "int8" and needs_precise_mode()
+    quantized = artifact.format == "onnx" and artifact.precision == "int8"
+    precise = quantized and needs_precise_mode()
     mode: Mode = "precise" if precise else "default"
     return load_session(data, artifact, mode=mode, threads=threads)
 
@@ -115,6 +121,27 @@ def _open_lite(data: bytes, artifact: Artifact, threads: int) -> LoadedArtifact:
     with torch_scope(threads):
         module = _load_for_lite_interpreter(io.BytesIO(data))  # type: ignore[no-untyped-call]
     return LoadedLite(module, artifact, threads)
+
+
+def _open_executorch(data: bytes, artifact: Artifact, threads: int) -> LoadedArtifact:
+    from runtime_check.executorch import load_executorch
+
+    return load_executorch(data, artifact, threads=threads)
+
+
+def _open_litert(data: bytes, artifact: Artifact, threads: int) -> LoadedArtifact:
+    from runtime_check.litert import load_litert
+
+    return load_litert(data, artifact, threads=threads)
+
+
+_OPENERS: dict[str, Callable[[bytes, Artifact, int], LoadedArtifact]] = {
+    "onnx": _open_onnx,
+    "ort": _open_onnx,
+    "torchscript-lite": _open_lite,
+    "executorch": _open_executorch,
+    "litert": _open_litert,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from export.bundle import Bundle
-    from records.bench import BenchRecord, Latency, MeasuredRun, RuntimeName, Startup
+    from records.bench import BenchRecord, Latency, MeasuredRun, Startup
+    from records.parity import RuntimeName
     from records.recipe import BenchRecipe
     from runtime_check.targets.target import Target
 
@@ -34,10 +35,10 @@ _INVALID = "[bold red]INVALID[/bold red]"
 @click.option("--batch-size", type=click.IntRange(min=1), help="[default: the bundle's recipe]")
 @click.option(
     "--runtime",
-    type=click.Choice(["onnx", "lite", "all"]),
+    type=click.Choice(["onnx", "ort", "lite", "executorch", "litert", "all"]),
     default="all",
     show_default=True,
-    help="onnx: ONNX Runtime. lite: TorchScript Lite.",
+    help="onnx: ONNX Runtime. ort: the same from .ort files. lite: TorchScript Lite.",
 )
 @click.option(
     "--out",
@@ -68,8 +69,8 @@ def command(
     """Measure the artifacts of BUNDLE here: bytes, start-up, memory, latency, speed-up.
 
     FP32 and INT8 are interleaved in one run for each thread count. A noisy or throttled run is
-    marked INVALID and gives no speed-up. Without torch the .ptl artifacts are skipped. Exits 3
-    when no latency could be measured at all.
+    marked INVALID and gives no speed-up. Artifacts whose runtime is not installed are skipped with
+    the reason. Exits 3 when no latency could be measured at all.
 
     On an emulated target it counts instructions per inference instead, in two fresh processes, and
     gives no latency: exits 2 when the two differ by more than 0.1 %. On an ssh target a kit
@@ -123,7 +124,13 @@ def command(
     return _exit_code(record, strict=strict)
 
 
-_SPOKEN = {"ort": "onnx", "lite": "lite"}
+_SPOKEN = {
+    "ort": "onnx",
+    "ort-mobile": "ort",
+    "lite": "lite",
+    "executorch": "executorch",
+    "litert": "litert",
+}
 
 
 def _refuse_latency_options(threads: str | None, batch_size: int | None) -> None:

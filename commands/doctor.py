@@ -71,7 +71,12 @@ def _print_machine(record: DoctorRecord, console: Console) -> None:
 def _print_runtimes(record: DoctorRecord, console: Console) -> None:
     from rich.table import Table
 
-    names = {"ort": "ONNX Runtime", "lite": "TorchScript Lite"}
+    names = {
+        "ort": "ONNX Runtime",
+        "lite": "TorchScript Lite",
+        "executorch": "ExecuTorch",
+        "litert": "LiteRT",
+    }
     table = Table("runtime", "version", "works", "detail", title="Runtimes")
     for runtime in record.runtimes:
         mark = _YES if runtime.works else _NO

@@ -48,6 +48,11 @@ from records.manifest import Manifest
 )
 @quantizer_options
 @click.option("--opset", type=int, help="ONNX opset.")
+@click.option(
+    "--formats",
+    metavar="F,…",
+    help="ptl,onnx and any of ort, pte (ExecuTorch), tflite (LiteRT)  [default: ptl,onnx]",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
 @force_option
 @json_option
@@ -61,12 +66,15 @@ def command(
     bias_correction: bool | None,
     boundary_bits: str | None,
     opset: int | None,
+    formats: str | None,
     out: Path,
     force: bool,
     as_json: bool,
     **quantizer: Any,
 ) -> None:
     """Quantize the edge head and write a bundle: .ptl, QDQ ONNX, server half, manifest.
+
+    --formats adds the mobile .ort file, ExecuTorch's .pte and LiteRT's .tflite.
 
     The scales and zero points of every artifact are those of one FX calibration. The bundle
     appears whole and verified, or not at all.
@@ -81,6 +89,7 @@ def command(
             "bias_correction": bias_correction,
             "boundary_bits": None if boundary_bits is None else int(boundary_bits),
             "opset": opset,
+            "formats": None if formats is None else formats.split(","),
             **quantizer,
         },
     )

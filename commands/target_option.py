@@ -56,5 +56,5 @@ def target_sentence(target: TargetRecord) -> str:
 
 
 def skipped_lines(skipped: tuple[SkippedArtifact, ...]) -> list[str]:
-    """Return one line for each artifact that did not run on the target."""
+    """Return one line for each artifact that did not run on the target or here."""
     return [f"skipped {one.artifact}: {one.reason}" for one in skipped]

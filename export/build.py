@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from baseline.preprocessing import preprocess
 from baseline.split import SplitNetwork, split_network
 from export import fx_graph, onnx_float, onnx_qdq, torchscript
 from export.bundle import load_bundle, seal
+from export.optional_formats import require_writers, write_optional
 from export.qat import TrainingImages
 from export.quantize import QuantizedEdge, qnnpack_engine, quantize_edge
 from export.weights import WeightBytes, float_weight_bytes, weight_bytes
@@ -27,6 +27,7 @@ from records.hashing import sha256_file
 from records.manifest import (
     MANIFEST_NAME,
     Artifact,
+    ArtifactFormat,
     Boundary,
     Manifest,
     Precision,
@@ -39,6 +40,8 @@ from records.recipe import Recipe
 
 CALIBRATION_BATCH = 128
 _VERSIONED = ("edgeveil", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy")
+#: Format → distributions that write it, which the manifest names where it holds the format.
+_VERSIONED_WITH = {"pte": ("executorch", "torchao"), "tflite": ("ai-edge-litert", "flatbuffers")}
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,9 @@ def export_bundle(
         SplitError: the cut does not exist or more than one tensor crosses it.
         ExportError: an operator cannot be quantized or written.
         OverwriteError: the folder exists and ``replace`` is false.
+        UnsupportedHereError: a format's package is not installed.
     """
+    require_writers(recipe.export.formats)
     halves = _quantized_halves(model, recipe, splits, split, progress)
     with files.new_folder(folder, replace=replace) as partial:
         artifacts = tuple(_write_artifacts(halves, recipe, partial, progress))
@@ -139,16 +144,17 @@ def export_bundle(
             float_nodes=halves.quantized.float_nodes,
             equalized=halves.quantized.equalized,
             engine="qnnpack",
-            versions=tool_versions(),
+            versions=tool_versions(recipe.export.formats),
         )
         codec.write(partial / MANIFEST_NAME, manifest)
         load_bundle(partial)
     return manifest
 
 
-def tool_versions() -> dict[str, str]:
-    """Return the versions that decide what an export contains."""
-    return {name: version(name) for name in _VERSIONED} | {"python": platform.python_version()}
+def tool_versions(formats: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions that decide what an export of these formats contains."""
+    names = [*_VERSIONED, *(n for word in formats for n in _VERSIONED_WITH.get(word, ()))]
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
 def _quantized_halves(
@@ -189,6 +195,7 @@ def _write_artifacts(
         progress("export", step, len(writers))
         yield from write(halves, recipe, folder)
     progress("export", len(writers), len(writers))
+    yield from _write_added(halves, recipe, folder, progress)
 
 
 def _write_lite(halves: _Halves, recipe: Recipe, folder: Path) -> Iterable[Artifact]:
@@ -197,6 +204,29 @@ def _write_lite(halves: _Halves, recipe: Recipe, folder: Path) -> Iterable[Artif
     yield _lite_edge(folder / "edge_fp32.ptl", halves.split.edge, halves, "fp32", "float")
     yield _lite_edge(folder / "edge_int8.ptl", quantized.float_boundary, halves, "int8", "float")
     yield _lite_edge(folder / "edge_int8_wire.ptl", quantized.wire, halves, "int8", "wire")
+
+
+def _write_added(
+    halves: _Halves, recipe: Recipe, folder: Path, progress: Progress
+) -> Iterable[Artifact]:
+    edges = write_optional(
+        recipe.export.formats,
+        halves.split.edge,
+        halves.quantized.float_boundary,
+        halves.ends.image.shape,
+        folder,
+        progress,
+    )
+    for edge in edges:
+        yield _edge_artifact(
+            edge.path,
+            halves,
+            edge.precision,
+            edge.boundary,
+            name=edge.name,
+            format=edge.format,
+            opset=recipe.export.opset if edge.format == "ort" else None,
+        )
 
 
 def _lite_edge(
@@ -244,7 +274,7 @@ def _edge_artifact(
     boundary: Boundary,
     *,
     name: str,
-    format: Literal["torchscript-lite", "onnx"],  # noqa: A002 - the manifest's own word
+    format: ArtifactFormat,  # noqa: A002 - the manifest's own word
     opset: int | None = None,
     bytecode_version: int | None = None,
 ) -> Artifact:

@@ -26,7 +26,10 @@ from export.lite_scan import scan_lite
 from export.manifest_rules import check_manifest
 from export.manifest_seal import bundle_id_of, seal
 from export.onnx_scan import scan_onnx
+from export.ort_scan import scan_ort
+from export.pte_scan import scan_pte
 from export.safetensors_scan import scan_safetensors
+from export.tflite_scan import scan_tflite
 from records import codec
 from records.errors import BundleError, RecordError
 from records.manifest import MANIFEST_NAME, Artifact, Manifest, Precision
@@ -107,6 +110,12 @@ def _scan(data: bytes, artifact: Artifact, manifest: Manifest, where: str) -> No
         scan_onnx(data, artifact, manifest.wire, where)
     elif artifact.format == "torchscript-lite":
         scan_lite(data, artifact, where)
+    elif artifact.format == "ort":
+        scan_ort(data, artifact, where)
+    elif artifact.format == "executorch":
+        scan_pte(data, artifact, where)
+    elif artifact.format == "litert":
+        scan_tflite(data, artifact, manifest.wire, where)
     elif artifact.format == "safetensors":
         scan_safetensors(data, where)
     else:

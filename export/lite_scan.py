@@ -127,6 +127,21 @@ def scan_lite(data: bytes, artifact: Artifact, where: str) -> None:
         raise _refusal(error, where) from error
 
 
+def read_bytecode(data: bytes) -> tuple[int, tuple[str, ...], tuple[tuple[str, int, int], ...]]:
+    """Return version, operators with overload, and instructions of a file that was verified.
+
+    Args:
+        data: the bytes of a file that ``scan_lite`` let pass.
+    """
+    members = _without_top_folder(read_members(data))
+    version, method = _walk("bytecode.pkl", members["bytecode.pkl"]).value
+    body = dict(method[1])
+    names = tuple(
+        f"{name}.{overload}" if overload else name for name, overload, _ in body["operators"]
+    )
+    return version, names, body["instructions"]
+
+
 def _refusal(error: Exception, where: str) -> Exception:
     text = f"{where} is refused as TorchScript Lite: {error}; export again"
     if isinstance(error, ForbiddenNameError):

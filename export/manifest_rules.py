@@ -11,6 +11,7 @@ from export.bundle_errors import InconsistentManifestError, ManifestError
 from records.manifest import (
     MANIFEST_NAME,
     Artifact,
+    ArtifactFormat,
     Boundary,
     Manifest,
     Precision,
@@ -31,13 +32,13 @@ class Kind:
     """What the artifact of one name must be."""
 
     file: str
-    format: Literal["torchscript-lite", "onnx", "fx-graph", "safetensors"]
+    format: ArtifactFormat
     role: Literal["edge", "server", "reference"]
     precision: Precision
     boundary: Boundary
 
 
-#: The nine artifacts of a bundle; every one is required and no other is known.
+#: The nine artifacts of every bundle.
 KINDS: dict[str, Kind] = {
     "edge_fp32_lite": Kind("edge_fp32.ptl", "torchscript-lite", "edge", "fp32", "float"),
     "edge_int8_lite": Kind("edge_int8.ptl", "torchscript-lite", "edge", "int8", "float"),
@@ -51,6 +52,33 @@ KINDS: dict[str, Kind] = {
         "eager_int8.safetensors", "safetensors", "reference", "int8", "graph"
     ),
 }
+
+#: Those that a recipe may add, by the word of ``export.formats``.
+ADDED: dict[str, dict[str, Kind]] = {
+    "ort": {
+        "edge_fp32_ort": Kind("edge_fp32.ort", "ort", "edge", "fp32", "float"),
+        "edge_int8_ort": Kind("edge_int8.ort", "ort", "edge", "int8", "float"),
+        "edge_int8_wire_ort": Kind("edge_int8_wire.ort", "ort", "edge", "int8", "wire"),
+    },
+    "pte": {
+        "edge_fp32_pte": Kind("edge_fp32.pte", "executorch", "edge", "fp32", "float"),
+        "edge_int8_pte": Kind("edge_int8.pte", "executorch", "edge", "int8", "float"),
+        "edge_int8_wire_pte": Kind("edge_int8_wire.pte", "executorch", "edge", "int8", "wire"),
+    },
+    "tflite": {
+        "edge_fp32_tflite": Kind("edge_fp32.tflite", "litert", "edge", "fp32", "float"),
+        "edge_int8_tflite": Kind("edge_int8.tflite", "litert", "edge", "int8", "float"),
+        "edge_int8_wire_tflite": Kind("edge_int8_wire.tflite", "litert", "edge", "int8", "wire"),
+    },
+}
+
+
+def kinds_of(manifest: Manifest) -> dict[str, Kind]:
+    """Return the artifacts that a bundle of this recipe must hold; no other is known."""
+    kinds = dict(KINDS)
+    for word in manifest.recipe.export.formats:
+        kinds |= ADDED.get(word, {})
+    return kinds
 
 
 def check_manifest(manifest: Manifest) -> None:
@@ -99,9 +127,10 @@ def _check_listed(manifest: Manifest) -> None:
     _require(len(set(names)) == len(names), "an artifact is listed twice")
     _require(len(set(files)) == len(files), "two artifacts have the same file")
     _require(MANIFEST_NAME not in files, f"an artifact is called {MANIFEST_NAME}")
+    kinds = kinds_of(manifest)
     for name in names:
-        _require(name in KINDS, f"artifact {name!r} is not one that this version knows")
-    for name in KINDS:
+        _require(name in kinds, f"artifact {name!r} is not one of a bundle of this recipe")
+    for name in kinds:
         _require(name in names, f"artifact {name!r} is missing")
 
 
@@ -183,12 +212,12 @@ def _check_work(manifest: Manifest) -> None:
 
 
 def _check_artifact(manifest: Manifest, artifact: Artifact) -> None:
-    kind, name = KINDS[artifact.name], artifact.name
+    kind, name = kinds_of(manifest)[artifact.name], artifact.name
     found = Kind(
         artifact.file, artifact.format, artifact.role, artifact.precision, artifact.boundary
     )
     _require(found == kind, f"{name} is listed as {found}, not {kind}")
-    needs_opset, needs_bytecode = kind.format == "onnx", kind.format == "torchscript-lite"
+    needs_opset, needs_bytecode = kind.format in {"onnx", "ort"}, kind.format == "torchscript-lite"
     _require((artifact.opset is not None) == needs_opset, f"opset {artifact.opset} of {name}")
     _require(
         (artifact.bytecode_version is not None) == needs_bytecode,

@@ -172,19 +172,23 @@ def _scan_node(node: Message, where: str) -> npt.NDArray[Any] | None:
 
 
 def _check_operator(operator: str, domain: str, node: Message, label: str) -> None:
-    allowed = (
-        operator in _MICROSOFT_OPERATORS
-        if domain == _MICROSOFT
-        else domain in _ONNX_DOMAINS
-        and operator not in _REFUSED_OPERATORS
-        and not operator.startswith(("Sequence", "Optional"))
-    )
-    if not allowed:
+    if refused_operator(operator, domain):
         raise UnsafeOperatorError(
             f"{label} of domain {domain or 'ai.onnx'!r} is not allowed in a bundle"
         )
     if any(a.get("g") is not None or a.get("graphs") for a in node.get("attribute", [])):
         raise UnsafeOperatorError(f"{label} carries a graph, which is not allowed in a bundle")
+
+
+def refused_operator(operator: str, domain: str) -> bool:
+    """Whether an operator has no place in a bundle: control flow, no tensors, another domain."""
+    if domain == _MICROSOFT:
+        return operator not in _MICROSOFT_OPERATORS
+    return (
+        domain not in _ONNX_DOMAINS
+        or operator in _REFUSED_OPERATORS
+        or operator.startswith(("Sequence", "Optional"))
+    )
 
 
 def _attribute_tensors(attribute: Message, label: str) -> Iterator[npt.NDArray[Any]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from baseline.datasets import load_splits
 from baseline.model import build_model
 from export.build import export_bundle
+from export.optional_formats import require_writers
 from records.errors import InputError
 from records.hashing import sha256_file
 from records.manifest import Manifest
@@ -30,8 +31,10 @@ def export_from_weights(
 
     Raises:
         InputError: the weights are not a file, or several splits are named.
+        UnsupportedHereError: a format of the recipe needs a package that is not installed.
         EdgeveilError: whatever the data, model, split or export refuses.
     """
+    require_writers(recipe.export.formats)
     weights, split = trained_weights(recipe), only_split(recipe)
     splits = load_splits(recipe.data)
     return export_bundle(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baseline.datasets import load_splits
+from export.optional_formats import require_writers
 from pipeline.folder_lock import LOCK_NAME, only_runner
 from pipeline.stage import Stage, do_stage, finished_record
 from pipeline.stages import Until, run_stages
@@ -53,8 +54,11 @@ def run_recipe(
     Raises:
         OverwriteError: the folder was made with another recipe, or is not a run folder.
         InputError: another process is running in the folder.
+        UnsupportedHereError: a format of the recipe needs a package that is not installed.
         EdgeveilError: whatever a stage refuses.
     """
+    # Before the training, which takes longest, rather than after it.
+    require_writers(recipe.export.formats)
     folder.mkdir(parents=True, exist_ok=True)
     with only_runner(folder):
         _claim(recipe, folder, options)

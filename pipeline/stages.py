@@ -130,7 +130,7 @@ def _export_stage(run: _Run, split: str) -> Stage:
             "checkpoint": checkpoint_sha256,
             "data": run.splits.record,
             "recipe": run.recipe,
-            "versions": tool_versions(),
+            "versions": tool_versions(run.recipe.export.formats),
         },
         outputs=(f"{split}/bundle",),
         work=work,

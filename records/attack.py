@@ -254,7 +254,7 @@ class AttackRecord(Part, frozen=True, kw_only=True):
     ``drift``: each artifact against eager INT8, |Δ recon_psnr_db| by level. ``target``: what the
     victims' images went through, None for this process; eager INT8 always runs on the host.
     ``trained_on``: whose outputs for the attacker's images the decoders learned from. ``skipped``:
-    INT8 artifacts that do not run on the target.
+    INT8 artifacts whose runtime is not installed here, or that do not run on the target.
     """
 
     schema: Literal["edgeveil.attack/2"] = "edgeveil.attack/2"

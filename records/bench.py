@@ -13,15 +13,13 @@ from msgspec import Meta
 
 from records.machine import MachineRecord, MachineState
 from records.manifest import Boundary, Precision, Sha256
-from records.parity import Mode
+from records.parity import Mode, RuntimeName
 from records.recipe import BenchRecipe
 
 SCHEMA = "edgeveil.bench/1"
 SAMPLES_SCHEMA = "edgeveil.bench-samples/1"
 
 Bytes = Annotated[int, Meta(ge=0)]
-#: ``ort``: ONNX Runtime. ``lite``: TorchScript Lite interpreter under qnnpack.
-RuntimeName = Literal["ort", "lite"]
 
 #: ``not given``: the run was INVALID, so nothing is said about speed.
 SpeedVerdict = Literal["faster", "slower", "no speed-up shown", "not given"]

@@ -172,6 +172,7 @@ class DeviceGate(DevicePart, frozen=True, kw_only=True):
         "max_lsb",
         "max_lsb_from_host",
         "share_within_1_lsb",
+        "share_within_2_lsb",
         "share_identical",
         "parity_sqnr_db",
     ]

@@ -22,7 +22,7 @@ class RuntimeHealth(DoctorPart, frozen=True, kw_only=True):
     ``detail``: what the program found, or why it failed.
     """
 
-    runtime: Literal["ort", "lite"]
+    runtime: Literal["ort", "lite", "executorch", "litert"]
     version: str | None
     works: bool
     detail: str

@@ -52,6 +52,7 @@ class KitLimits(KitPart, frozen=True, kw_only=True):
 
     max_lsb: int | None = None
     share_within_1_lsb: float | None = None
+    share_within_2_lsb: float | None = None
     share_identical: float | None = None
     parity_sqnr_db: float | None = None
 

@@ -21,6 +21,11 @@ FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
 
 Precision = Literal["fp32", "int8"]
 Boundary = Literal["float", "wire", "logits", "graph"]
+#: ``torchscript-lite``: .ptl. ``ort``: ONNX Runtime's mobile file. ``executorch``: .pte.
+#: ``litert``: .tflite. ``fx-graph`` and ``safetensors``: the eager reference.
+ArtifactFormat = Literal[
+    "torchscript-lite", "onnx", "ort", "executorch", "litert", "fx-graph", "safetensors"
+]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,7 +86,7 @@ class Artifact(Part, frozen=True, kw_only=True):
 
     name: FileName
     file: FileName
-    format: Literal["torchscript-lite", "onnx", "fx-graph", "safetensors"]
+    format: ArtifactFormat
     role: Literal["edge", "server", "reference"]
     precision: Precision
     boundary: Boundary

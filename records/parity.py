@@ -19,12 +19,18 @@ Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 #: How an artifact was run. ``qnnpack``: torch under that engine. ``default``: ONNX Runtime, all
 #: optimizations. ``precise``: the same with session.x64quantprecision=1. ``optimizations-off``:
 #: ONNX Runtime computes the graph as written, quantize and dequantize nodes around float operators.
-Mode = Literal["qnnpack", "default", "precise", "optimizations-off"]
+#: ``xnnpack``: ExecuTorch or LiteRT with XNNPACK's kernels.
+Mode = Literal["qnnpack", "default", "precise", "optimizations-off", "xnnpack"]
+
+#: ``ort``: ONNX Runtime. ``ort-mobile``: the same from an ``.ort`` file, as it was saved.
+#: ``lite``: TorchScript Lite under qnnpack. ``executorch``, ``litert``: with XNNPACK.
+RuntimeName = Literal["ort", "ort-mobile", "lite", "executorch", "litert"]
 
 GateName = Literal[
     "lite_max_lsb",
     "onnx_share_within_1_lsb",
     "onnx_share_identical",
+    "share_within_2_lsb",
     "top1_agreement",
     "accuracy_drop_points",
     "convolutions_fused",
@@ -121,7 +127,7 @@ class ArtifactCheck(Part, frozen=True, kw_only=True):
     """
 
     artifact: str
-    runtime: Literal["lite", "ort", "eager"]
+    runtime: Literal[RuntimeName, "eager"]
     mode: Mode
     precision: Literal["fp32", "int8"]
     boundary: Literal["float", "wire"]
@@ -167,6 +173,22 @@ class Fusion(Part, frozen=True, kw_only=True):
     left_in_float: tuple[str, ...]
 
 
+class OperatorDifference(Part, frozen=True, kw_only=True):
+    """One operator that a runtime computes otherwise than eager INT8, run alone on eager's inputs.
+
+    ``node``: of the eager graph. ``operator``: what the graph calls. ``values``: of its output,
+    over the images looked at; ``differing`` of them are another integer, by ``max_lsb`` at most.
+    """
+
+    runtime: RuntimeName
+    node: str
+    operator: str
+    kind: str
+    values: Annotated[int, Meta(ge=1)]
+    differing: Count
+    max_lsb: Count
+
+
 class Gate(Part, frozen=True, kw_only=True):
     """One tolerance, fixed in the recipe before the check, and what was measured.
 
@@ -209,8 +231,10 @@ class CheckRecord(Part, frozen=True, kw_only=True):
 
     ``target``: where the artifacts ran, None for this process. Eager INT8 and the server half
     always run on the host. On a target, ``ort`` speaks of the target, ``host`` compares with the
-    host, ``host_fp32`` holds the FP32 edges against the host's, and ``skipped`` names what did not
-    run there.
+    host, and ``host_fp32`` holds the FP32 edges against the host's. ``skipped`` names what did not
+    run there, or, without a target, whose runtime is not installed here. ``operators``: where
+    ``share_within_2_lsb`` failed here, the operators that the runtime computes otherwise on the
+    worst images.
     """
 
     schema: Literal["edgeveil.check/1"] = "edgeveil.check/1"
@@ -232,5 +256,6 @@ class CheckRecord(Part, frozen=True, kw_only=True):
     host: tuple[HostDifference, ...] = ()
     host_fp32: tuple[FloatParity, ...] = ()
     skipped: tuple[SkippedArtifact, ...] = ()
+    operators: tuple[OperatorDifference, ...] = ()
     started_at: str
     seconds: float

@@ -22,6 +22,9 @@ Positive = Annotated[float, Meta(gt=0.0)]
 ActivationObserver = Literal["min-max", "histogram", "percentile", "mse", "fisher"]
 Capacity = Literal["small", "medium", "large"]
 CostlyControl = Literal["logits", "bits16"]
+#: ``ptl``: TorchScript Lite. ``onnx``: QDQ ONNX. ``ort``: ONNX Runtime's mobile file. ``pte``:
+#: ExecuTorch. ``tflite``: LiteRT.
+ExportFormat = Literal["ptl", "onnx", "ort", "pte", "tflite"]
 
 
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*")
@@ -103,7 +106,8 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     ReLU joins. ``bn_reestimation``: of the BatchNorm statistics, on the quantized edge. ``qat``:
     train the quantized edge from the calibrated ranges on, with the answers of the FP32 network;
     ``qat_images``: the first so many training images, None for all; ``qat_learning_rate``: relative
-    to the size of a weight tensor.
+    to the size of a weight tensor. ``formats``: what is written; ``ptl`` and ``onnx`` always,
+    ``pte`` and ``tflite`` need the extras ``executorch`` and ``litert``, and hold no float layers.
     """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
@@ -123,9 +127,11 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     qat_learning_rate: Positive = 3e-3
     qat_seed: Seed = 0
     opset: Annotated[int, Meta(ge=17, le=21)] = 17
+    formats: tuple[ExportFormat, ...] = ("ptl", "onnx")
 
     def __post_init__(self) -> None:
-        """Refuse a split or float layer that is no module path, and the same one twice."""
+        """Refuse names that are no module path or named twice, and settings that contradict."""
+        self._refuse_formats()
         for split in self.splits:
             if not _MODULE_PATH.fullmatch(split):
                 raise ValueError(f"split {split!r} is not a module path such as features.3")
@@ -144,6 +150,21 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
         if self.qat and self.float_layers:
             raise ValueError("qat trains every layer quantized: leave out float_layers, or qat")
 
+    def _refuse_formats(self) -> None:
+        if len(set(self.formats)) != len(self.formats):
+            raise ValueError("the same format is named twice")
+        if not {"ptl", "onnx"} <= set(self.formats):
+            raise ValueError(
+                "formats must hold ptl and onnx: the server half, the FP32 baseline and the "
+                "white-box attack need them; add ort, pte or tflite"
+            )
+        quantized_whole = [word for word in self.formats if word in {"pte", "tflite"}]
+        if self.float_layers and quantized_whole:
+            raise ValueError(
+                f"{' and '.join(quantized_whole)} cannot hold float layers: leave out float_layers,"
+                " or leave out the format"
+            )
+
     def uses(self, observer: ActivationObserver) -> bool:
         """Return whether any tensor is watched by this method."""
         return observer in {self.activation_observer, *self.observers.values()}
@@ -159,6 +180,7 @@ class CheckRecipe(Section, frozen=True, kw_only=True):
     batch_size: Count = 250
     lite_max_lsb: Annotated[int, Meta(ge=0)] = 0
     onnx_share_within_1_lsb: Share = 0.99
+    share_within_2_lsb: Share = 0.999
     top1_agreement: Share = 0.98
     accuracy_drop_points: Positive = 3.0
     fp32_parity_sqnr_db: Positive = 80.0

@@ -35,7 +35,7 @@ class TargetRecord(TargetPart, frozen=True, kw_only=True):
 
 
 class SkippedArtifact(TargetPart, frozen=True, kw_only=True):
-    """An artifact that did not run on the target, and why."""
+    """An artifact that did not run on the target or on this installation, and why."""
 
     artifact: str
     reason: str

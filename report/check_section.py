@@ -72,6 +72,9 @@ def _check(record: CheckRecord) -> list[Block]:
     if record.fusion:
         blocks.append(_fusion_table(record))
     blocks.append(_gate_table(record))
+    if record.operators:
+        blocks.append(_operator_table(record))
+    blocks += [Paragraph(f"Not run: {s.artifact}: {s.reason}.", "muted") for s in record.skipped]
     if record.evidence is not None:
         blocks.append(Paragraph(f"Evidence of the failure is kept in {record.evidence.file}."))
     return blocks
@@ -233,6 +236,23 @@ def _fusion_table(record: CheckRecord) -> Table:
                 text(", ".join(f.left_in_float) or "none"),
             )
             for f in record.fusion
+        ),
+    )
+
+
+def _operator_table(record: CheckRecord) -> Table:
+    return Table(
+        caption="Operators that a runtime computes otherwise, alone on eager INT8's own inputs",
+        columns=columns("Runtime", "Operator", "Node", ">Values that differ", ">Max LSB"),
+        rows=tuple(
+            (
+                text(one.runtime),
+                code(one.operator),
+                code(one.node),
+                text(percent(one.differing / one.values, 3)),
+                text(count(one.max_lsb)),
+            )
+            for one in record.operators
         ),
     )
 

@@ -24,6 +24,7 @@ from records.parity import (
     Fusion,
     Gate,
     HostDifference,
+    OperatorDifference,
     OrtMode,
     VictimRecord,
     WireEquality,
@@ -32,12 +33,14 @@ from records.progress import Progress, silent
 from records.recipe import CheckRecipe
 from records.target import SkippedArtifact
 from runtime_check.accuracy import accuracy_of
+from runtime_check.availability import runnable_edges, skipped_artifacts
 from runtime_check.eager import GRAPH, EagerRuntime
 from runtime_check.evidence import failed_arrays, lost_arrays, write_evidence
-from runtime_check.gates import artifact_gates, fp32_gates, fusion_gates, wire_gates
+from runtime_check.gates import XNNPACK, artifact_gates, fp32_gates, fusion_gates, wire_gates
 from runtime_check.host_comparison import HostComparison, compared_with_host
 from runtime_check.lsb import reference_batch
 from runtime_check.machine import installed_version
+from runtime_check.operator_parity import operator_differences
 from runtime_check.ort import OrtRuntime, ort_mode
 from runtime_check.ort_graph import quantized_convolutions
 from runtime_check.passes import (
@@ -50,7 +53,7 @@ from runtime_check.passes import (
     int8_passes,
     wire_comparisons,
 )
-from runtime_check.runtime import LoadedArtifact
+from runtime_check.runtime import RUNTIME_OF, LoadedArtifact
 from runtime_check.server_head import ServerHead
 from runtime_check.targets.target import Target
 from runtime_check.victims import Victims, set_sha256
@@ -58,6 +61,7 @@ from runtime_check.wire import to_wire
 
 SERVER = "server_fp32_onnx"
 _VERSIONED = ("edgeveil", "numpy", "onnxruntime", "torch")
+_VERSIONED_WITH = {"executorch": "executorch", "litert": "ai-edge-litert"}
 
 Classes = npt.NDArray[np.int64]
 Real = npt.NDArray[np.float32]
@@ -214,7 +218,7 @@ def check_bundle(
         victims=_victim_record(victims, bundle),
         ort=_ort_mode(target),
         threads=threads,
-        versions={name: installed_version(name) or "none" for name in _VERSIONED},
+        versions=_versions(bundle),
         artifacts=found.rows,
         fp32_parity=found.fp32,
         wire_equality=found.wires,
@@ -226,9 +230,16 @@ def check_bundle(
         host=found.host,
         host_fp32=found.host_fp32,
         skipped=skipped,
+        operators=() if target is not None else _operators(check, found, images, progress),
         started_at=started,
         seconds=time.perf_counter() - clock,
     )
+
+
+def _versions(bundle: Bundle) -> dict[str, str]:
+    formats = sorted({artifact.format for artifact in bundle.edges()})
+    names = (*_VERSIONED, *(_VERSIONED_WITH[f] for f in formats if f in _VERSIONED_WITH))
+    return {name: installed_version(name) or "none" for name in names}
 
 
 @dataclass(frozen=True)
@@ -286,15 +297,13 @@ def _ort_mode(target: Target | None) -> OrtMode:
 
 
 def _skipped(bundle: Bundle, target: Target | None) -> tuple[SkippedArtifact, ...]:
-    if target is None:
-        return ()
-    reasons = {artifact.name: target.missing(artifact) for artifact in bundle.edges()}
-    if all(reasons[artifact.name] for artifact in bundle.edges("int8")):
+    skipped = skipped_artifacts(bundle, target)
+    if not runnable_edges(bundle, "int8", target):
+        where = "here" if target is None else f"on {target.record.name}"
         raise UnsupportedHereError(
-            f"no INT8 artifact runs on {target.record.name}: "
-            + "; ".join(sorted({reason for reason in reasons.values() if reason}))
+            f"no INT8 artifact runs {where}: " + "; ".join(sorted({s.reason for s in skipped}))
         )
-    return tuple(SkippedArtifact(artifact=n, reason=r) for n, r in reasons.items() if r)
+    return skipped
 
 
 def _fusion(bundle: Bundle) -> Iterator[Fusion]:
@@ -317,6 +326,26 @@ def _float_convolutions(bundle: Bundle) -> int:
     return sum(module["kind"] == "conv2d" for module in graph["modules"].values())
 
 
+def _operators(
+    check: _Check, found: _Findings, images: ImageSet, progress: Progress
+) -> tuple[OperatorDifference, ...]:
+    """Name the operators behind a missed ``share_within_2_lsb``, on the images it was missed by."""
+    missed = {
+        gate.artifact
+        for gate in found.gates
+        if gate.name == "share_within_2_lsb" and not gate.passed
+    }
+    differences: list[OperatorDifference] = []
+    for runtime in XNNPACK:
+        rows = (row for row in found.rows if row.runtime == runtime and row.artifact in missed)
+        row = next(rows, None)
+        if row is not None and row.lsb is not None:
+            worst = [one.index for one in row.lsb.worst]
+            batch = preprocess(images.images[worst], check.bundle.manifest.preprocessing)
+            differences += operator_differences(check.bundle, runtime, batch, progress)
+    return tuple(differences)
+
+
 def _evidence(
     check: _Check, found: _Findings, images: ImageSet
 ) -> dict[str, npt.NDArray[np.generic]]:
@@ -334,7 +363,7 @@ def _row(one: Int8Pass | Fp32Pass, accuracy: Accuracy, *, gated: bool) -> Artifa
     artifact = one.artifact
     return ArtifactCheck(
         artifact=artifact.name,
-        runtime="ort" if artifact.format == "onnx" else "lite",
+        runtime=RUNTIME_OF[artifact.format],
         mode=one.loaded.mode,
         precision=artifact.precision,
         boundary="wire" if artifact.boundary == "wire" else "float",

@@ -25,6 +25,8 @@ TIMEOUT_SECONDS = 180
 #: Import name → the distribution that pip knows.
 DISTRIBUTION_OF = {
     "PIL": "pillow",
+    "ai_edge_litert": "ai-edge-litert",
+    "executorch": "executorch",
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
     "onnx": "onnx",
@@ -50,12 +52,29 @@ VERBS: dict[str, tuple[str, ...]] = {
     "export": _ALL,
     "inspect": _NETWORK,
     "kit": (*_NETWORK, "onnx"),
+    "operators": (),
     "report": _REPORT,
     "run": _ALL,
     "sensitivity": _ALL,
     "sweep": _ALL,
     "target": (),
     "train": (*_NETWORK, "skimage", "PIL"),
+}
+
+RuntimeHealthName = Literal["ort", "lite", "executorch", "litert"]
+
+#: Runtime → import name of the package that brings it.
+_RUNTIMES: dict[RuntimeHealthName, str] = {
+    "ort": "onnxruntime",
+    "lite": "torch",
+    "executorch": "executorch",
+    "litert": "ai_edge_litert",
+}
+#: Runtime → suffix of its files and the extra that brings it; ONNX Runtime is of the core.
+_SUFFIXES = {
+    "lite": (".ptl", "export"),
+    "executorch": (".pte", "executorch"),
+    "litert": (".tflite", "litert"),
 }
 
 _SOURCES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -76,19 +95,19 @@ def examine(*, progress: Progress = silent) -> DoctorRecord:
         The record; ``record.usable`` is False when ONNX Runtime does not work here.
     """
     machine = machine_record()
-    ort = runtime_health("ort", "onnxruntime")
-    progress("doctor: runtimes", 1, 2)
-    lite = runtime_health("lite", "torch")
-    progress("doctor: runtimes", 2, 2)
+    runtimes = []
+    for runtime, package in _RUNTIMES.items():
+        runtimes.append(runtime_health(runtime, package))
+        progress("doctor: runtimes", len(runtimes), len(_RUNTIMES))
     verbs = tuple(VerbHealth(verb=v, missing=missing(needed)) for v, needed in VERBS.items())
     return DoctorRecord(
         machine=machine,
-        runtimes=(ort, lite),
+        runtimes=tuple(runtimes),
         verbs=verbs,
         sources=tuple(_source(name) for name in _SOURCES),
         install=INSTALL if any(verb.missing for verb in verbs) else None,
         follows=follows(machine),
-        skipped=(*skipped(machine, lite), *devices_skipped()),
+        skipped=(*skipped(machine, runtimes), *devices_skipped()),
         targets=states(cache_root()),
     )
 
@@ -98,7 +117,7 @@ def missing(packages: Sequence[str]) -> tuple[str, ...]:
     return tuple(DISTRIBUTION_OF[name] for name in packages if find_spec(name) is None)
 
 
-def runtime_health(runtime: Literal["ort", "lite"], package: str) -> RuntimeHealth:
+def runtime_health(runtime: RuntimeHealthName, package: str) -> RuntimeHealth:
     """Run a small program with a known answer in a runtime, in a fresh process.
 
     Args:
@@ -133,15 +152,17 @@ def follows(machine: MachineRecord) -> tuple[str, ...]:
     return tuple(found)
 
 
-def skipped(machine: MachineRecord, lite: RuntimeHealth) -> tuple[str, ...]:
+def skipped(machine: MachineRecord, runtimes: Sequence[RuntimeHealth]) -> tuple[str, ...]:
     """Return what will be skipped on this machine, each with its reason."""
     found = [
         f"bench with {n} threads: only {machine.cores} cores may be used"
         for n in BenchRecipe().threads
         if n > machine.cores
     ]
-    if not lite.works:
-        found.append(f"every .ptl artifact in bench: {lite.detail}")
+    for health in runtimes:
+        suffix, extra = _SUFFIXES.get(health.runtime, ("", ""))
+        if suffix and not health.works:
+            found.append(f"every {suffix} artifact: {health.detail}{_way_out(health, extra)}")
     return tuple(found)
 
 
@@ -149,6 +170,10 @@ def devices_skipped() -> tuple[str, ...]:
     """Return why no device can be reached from here, if so."""
     missing_ssh = ssh_missing()
     return () if missing_ssh is None else (f"device and every ssh:// target: {missing_ssh}",)
+
+
+def _way_out(health: RuntimeHealth, extra: str) -> str:
+    return f"; run: pip install '.[{extra}]'" if health.version is None else ""
 
 
 def _kernels(machine: MachineRecord) -> str:

@@ -17,6 +17,9 @@ from records.parity import (
 )
 from records.recipe import CheckRecipe
 
+#: Runtimes whose INT8 kernels are XNNPACK's.
+XNNPACK: tuple[Literal["executorch", "litert"], ...] = ("executorch", "litert")
+
 
 def artifact_gates(row: ArtifactCheck, recipe: CheckRecipe, bits: int = 8) -> Iterator[Gate]:
     """Yield the gates of one INT8 artifact in one mode; none for a row that is not gated.
@@ -31,6 +34,13 @@ def artifact_gates(row: ArtifactCheck, recipe: CheckRecipe, bits: int = 8) -> It
         return
     if row.runtime == "lite":
         yield _at_most("lite_max_lsb", row, recipe.lite_max_lsb, row.lsb.max_lsb)
+    elif row.runtime in XNNPACK:
+        values = sum(row.lsb.histogram[:3])
+        share = values / row.lsb.values
+        yield _at_least("share_within_2_lsb", row, recipe.share_within_2_lsb, share)
+        if bits < 8:
+            floor = identical_share_floor(recipe.share_within_2_lsb, bits)
+            yield _at_least("onnx_share_identical", row, floor, row.lsb.share_identical)
     else:
         measured = row.lsb.share_within_1_lsb
         yield _at_least("onnx_share_within_1_lsb", row, recipe.onnx_share_within_1_lsb, measured)

@@ -63,8 +63,8 @@ def session_options(mode: Mode, threads: int) -> onnxruntime.SessionOptions:
     Raises:
         ArtifactError: ``mode`` is not one of ONNX Runtime's.
     """
-    if mode == "qnnpack":
-        raise ArtifactError("qnnpack is an engine of torch, not a mode of ONNX Runtime")
+    if mode in {"qnnpack", "xnnpack"}:
+        raise ArtifactError(f"{mode} is no mode of ONNX Runtime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -104,11 +104,35 @@ class OrtRuntime:
         return loaded
 
 
+class OrtMobileRuntime:
+    """ONNX Runtime from an ``.ort`` file: what was saved is what runs, in the default mode."""
+
+    @property
+    def name(self) -> str:
+        """Short name of the runtime."""
+        return "ort-mobile"
+
+    def load(self, bundle: Bundle, artifact: Artifact, *, threads: int = 1) -> LoadedSession:
+        """Open a session from the artifact's verified bytes and probe it.
+
+        Args:
+            bundle: a verified bundle.
+            artifact: one of format ``ort``.
+            threads: threads inside an operator, ≥ 1.
+
+        Raises:
+            ArtifactError: ONNX Runtime refuses the model, or the probe fails.
+        """
+        loaded = load_session(bundle.read(artifact), artifact, mode="default", threads=threads)
+        probe(loaded, artifact)
+        return loaded
+
+
 def load_session(data: bytes, artifact: Artifact, *, mode: Mode, threads: int) -> LoadedSession:
     """Open a session from an ONNX model's bytes; the output is not probed.
 
     Args:
-        data: the whole ``.onnx`` file.
+        data: the whole ``.onnx`` or ``.ort`` file; ONNX Runtime tells them apart.
         artifact: names the input and the output.
         mode: ``default``, ``precise`` or ``optimizations-off``.
         threads: threads inside an operator, ≥ 1.

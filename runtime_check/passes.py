@@ -12,6 +12,7 @@ from export.bundle import Bundle
 from records.errors import ArtifactError
 from records.manifest import Artifact, WireTensor
 from records.parity import FloatParity, WireEquality
+from runtime_check.availability import runnable_edges
 from runtime_check.float_parity import FloatTally
 from runtime_check.lsb import LsbTally, Reference
 from runtime_check.ort import OrtRuntime, compared_modes, ort_mode
@@ -207,7 +208,7 @@ def int8_passes(bundle: Bundle, threads: int, target: Target | None = None) -> t
             bundle.manifest.wire,
             gated=gated,
         )
-        for artifact in _running(bundle.edges("int8"), target)
+        for artifact in runnable_edges(bundle, "int8", target)
         for runtime, gated in _runtimes(artifact, target)
     )
 
@@ -224,7 +225,7 @@ def fp32_passes(bundle: Bundle, threads: int, target: Target | None = None) -> t
         ArtifactError: there is none, or one does not load.
         UnsupportedHereError: its runtime is not installed here.
     """
-    running = _running(bundle.edges("fp32"), target)
+    running = runnable_edges(bundle, "fp32", target)
     edges = sorted(running, key=lambda artifact: artifact.format != "onnx")
     if not edges:
         raise ArtifactError("the bundle has no FP32 edge to measure the accuracy drop against")
@@ -244,10 +245,6 @@ def wire_comparisons(passes: Iterable[Int8Pass], wire: WireTensor) -> tuple[Wire
         for p in passes
         if p.artifact.boundary == "wire" and (p.runtime.name, p.loaded.mode) in floats
     )
-
-
-def _running(artifacts: Iterable[Artifact], target: Target | None) -> tuple[Artifact, ...]:
-    return tuple(a for a in artifacts if target is None or target.missing(a) is None)
 
 
 def _runtimes(artifact: Artifact, target: Target | None) -> Iterator[tuple[Runtime, bool]]:

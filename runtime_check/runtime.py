@@ -13,10 +13,12 @@ import numpy.typing as npt
 from export.bundle import Bundle
 from records.errors import ArtifactError, UnsupportedHereError
 from records.manifest import Artifact, WireTensor
-from records.parity import Mode
+from records.parity import Mode, RuntimeName
+from runtime_check.availability import why_not_here
 from runtime_check.wire import dequantize, sent_values
 
 __all__ = [
+    "RUNTIME_OF",
     "LoadedArtifact",
     "Runtime",
     "boundary_features",
@@ -27,6 +29,15 @@ __all__ = [
 ]
 
 Batch = npt.NDArray[np.float32]
+
+#: Format of a shipped artifact → name of the runtime that it is for.
+RUNTIME_OF: dict[str, RuntimeName] = {
+    "onnx": "ort",
+    "ort": "ort-mobile",
+    "torchscript-lite": "lite",
+    "executorch": "executorch",
+    "litert": "litert",
+}
 
 
 class LoadedArtifact(Protocol):
@@ -55,7 +66,7 @@ class Runtime(Protocol):
 
     @property
     def name(self) -> str:
-        """Short name: ``lite``, ``ort`` or ``eager``."""
+        """Short name: one of ``records.parity.RuntimeName``, or ``eager``."""
 
     def load(self, bundle: Bundle, artifact: Artifact, *, threads: int = 1) -> LoadedArtifact:
         """Load one artifact of a verified bundle and probe it with a batch of two images.
@@ -76,14 +87,25 @@ def runtime_for(artifact: Artifact) -> Runtime:
 
     Raises:
         ArtifactError: nothing runs this format (the reference's tensors are no program).
-        UnsupportedHereError: torch is not installed and the format needs it.
+        UnsupportedHereError: a package that the format needs is not installed.
     """
     if artifact.format == "onnx":
         from runtime_check.ort import OrtRuntime
 
         return OrtRuntime()
+    if artifact.format == "ort":
+        from runtime_check.ort import OrtMobileRuntime
+
+        return OrtMobileRuntime()
     if artifact.format == "safetensors":
         raise ArtifactError(f"{artifact.name} holds tensors only; run eager_int8_graph instead")
+    reason = why_not_here(artifact)
+    if reason is not None:
+        raise UnsupportedHereError(f"{artifact.name}: {reason}")
+    if artifact.format == "litert":
+        from runtime_check.litert import LitertRuntime
+
+        return LitertRuntime()
     return _torch_runtime(artifact)
 
 
@@ -93,6 +115,10 @@ def _torch_runtime(artifact: Artifact) -> Runtime:
             from runtime_check.lite import LiteRuntime
 
             return LiteRuntime()
+        if artifact.format == "executorch":
+            from runtime_check.executorch import ExecutorchRuntime
+
+            return ExecutorchRuntime()
         from runtime_check.eager import EagerRuntime
 
         return EagerRuntime()

@@ -1,7 +1,7 @@
 """Run in a fresh process by ``runtime_check.doctor``: does a runtime really compute here?
 
 A wheel can be installed and still die at import (a CPU without an instruction that it uses).
-``python -P -m runtime_check.runtime_probe ort|lite`` prints one line on success.
+``python -P -m runtime_check.runtime_probe ort|lite|executorch|litert`` prints one line on success.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import sys
 import warnings
 
 import numpy as np
+import numpy.typing as npt
 
+from export.layers import Grid, Layer, LayerGraph, Value
 from records.parity import Mode
 from runtime_check import saturation_model
 from runtime_check.machine import needs_precise_mode
@@ -63,6 +65,68 @@ def probe_lite() -> str:
     return "runs; engine qnnpack"
 
 
+def probe_executorch() -> str:
+    """Write and run a program that rounds to steps of 0.5, in ExecuTorch with XNNPACK.
+
+    Raises:
+        ArithmeticError: its result is wrong.
+    """
+    import torch
+    from executorch.runtime import Runtime
+
+    from export.pte import lower
+
+    # A method whose program is gone reads freed memory.
+    program = Runtime.get().load_program(lower(_rounding(), wire=False).data)
+    method = program.load_method("forward")
+    if method is None:
+        raise ArithmeticError("the program that was written has no method forward")
+    return _rounded("ExecuTorch", method.execute((torch.from_numpy(_PROBED),))[0].numpy())
+
+
+def probe_litert() -> str:
+    """Write and run a model that rounds to steps of 0.5, in LiteRT with XNNPACK.
+
+    Raises:
+        ArithmeticError: its result is wrong.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    from export.tflite import tflite_bytes
+
+    model = tflite_bytes(_rounding(), boundary="float")
+    interpreter = Interpreter(model_content=model, num_threads=1)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], _PROBED)
+    interpreter.invoke()
+    output = interpreter.get_output_details()[0]["index"]
+    return _rounded("LiteRT", interpreter.get_tensor(output))
+
+
+#: (1, 8) float32; none lies between two steps of 0.5.
+_PROBED = np.array([[-1.6, -1.1, -0.3, 0.0, 0.2, 0.6, 1.1, 1.9]], np.float32)
+
+
+def _rounding() -> LayerGraph:
+    image = Value("input", (8,))
+    rounded = Value("rounded", (8,), Grid(0.5, 128))
+    return LayerGraph(image, (Layer("quantize", "quantize", (image,), rounded),), rounded)
+
+
+def _rounded(name: str, found: npt.NDArray[np.float32]) -> str:
+    if not np.array_equal(found, np.rint(_PROBED * 2) / 2):
+        raise ArithmeticError(f"{name} rounds to steps of 0.5 wrongly: {found.tolist()}")
+    return "runs; XNNPACK"
+
+
+_PROBES = {
+    "ort": probe_ort,
+    "lite": probe_lite,
+    "executorch": probe_executorch,
+    "litert": probe_litert,
+}
+
+
 def _is_exact(mode: Mode) -> bool:
     import onnxruntime
 
@@ -80,7 +144,7 @@ def _is_exact(mode: Mode) -> bool:
 def main(arguments: list[str]) -> int:
     """Probe the runtime named on the command line; the answer on stdout, a failure on stderr."""
     try:
-        print({"ort": probe_ort, "lite": probe_lite}[arguments[0]]())
+        print(_PROBES[arguments[0]]())
     # Whatever a broken installation raises is the answer.
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,7 +18,13 @@ from report.place_results import CALIBRATED_SUFFIX, source_mark, table_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-BLOCKS = re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+#: Pages with commands; the later ones use what the commands of the first one made.
+PAGES = (README, ROOT / "docs" / "phones.md")
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+]
 #: What a test shortens: never what a command does, only how much of it.
 SHORT = """
 [check]

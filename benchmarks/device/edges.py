@@ -45,7 +45,7 @@ def load_edges(contents: Contents, threads: int) -> tuple[list[Edge], list[dict[
     precise = machine_facts()["ort_mode"]
     for artifact in contents.edges:
         mode = _MODES.get(artifact["format"], "default")
-        if (artifact["format"], artifact["precision"]) == ("onnx", "int8"):
+        if artifact["format"] in ("onnx", "ort") and artifact["precision"] == "int8":
             mode = precise
         try:
             edges.append(_load(contents, artifact, mode, threads))

@@ -15,6 +15,9 @@ from benchmarks.machine_state import CpuUse
 from benchmarks.timing import Measured
 from benchmarks.validity import Judged, judged
 
+#: Limits of `records.kit.KitLimits` on the share of values within 0, 1 and 2 LSB.
+_SHARES = ("share_identical", "share_within_1_lsb", "share_within_2_lsb")
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -83,11 +86,9 @@ def _steps(row: dict[str, Any], limits: dict[str, Any]) -> Iterator[Verdict]:
         yield _at_most("max_lsb", name, limits["max_lsb"], len(eager) - 1)
         if host is not None:
             yield _at_most("max_lsb_from_host", name, limits["max_lsb"], len(host) - 1)
-    if limits["share_within_1_lsb"] is not None:
-        share = share_within(eager, 1)
-        yield _at_least("share_within_1_lsb", name, limits["share_within_1_lsb"], share)
-    if limits["share_identical"] is not None:
-        yield _at_least("share_identical", name, limits["share_identical"], share_within(eager, 0))
+    for steps, share in enumerate(_SHARES):
+        if limits[share] is not None:
+            yield _at_least(share, name, limits[share], share_within(eager, steps))
 
 
 def _parity(row: dict[str, Any], limits: dict[str, Any]) -> Verdict:

@@ -19,7 +19,8 @@ from records.kit import KIT_NAME, KitArray, KitFile, KitLimits, KitRecord
 from records.manifest import MANIFEST_NAME, Artifact, Manifest
 from records.progress import Progress, silent
 from records.recipe import BenchRecipe
-from runtime_check.gates import identical_share_floor
+from runtime_check.gates import XNNPACK, identical_share_floor
+from runtime_check.runtime import RUNTIME_OF
 from runtime_check.targets.requirements import requirements
 from runtime_check.victims import Victims
 
@@ -168,6 +169,9 @@ def _limits(bundle: Bundle, edge: Artifact, expected: Expected | None) -> KitLim
         return KitLimits(parity_sqnr_db=recipe.fp32_parity_sqnr_db)
     if edge.format == "torchscript-lite":
         return KitLimits(max_lsb=recipe.lite_max_lsb)
-    share = recipe.onnx_share_within_1_lsb
+    xnnpack = RUNTIME_OF[edge.format] in XNNPACK
+    share = recipe.share_within_2_lsb if xnnpack else recipe.onnx_share_within_1_lsb
     identical = identical_share_floor(share, bits) if bits < 8 else None
+    if xnnpack:
+        return KitLimits(share_within_2_lsb=share, share_identical=identical)
     return KitLimits(share_within_1_lsb=share, share_identical=identical)

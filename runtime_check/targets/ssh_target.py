@@ -18,6 +18,13 @@ from runtime_check.targets.session import Answer, RunnerSession
 from runtime_check.targets.ssh import Ssh, printable
 from runtime_check.targets.ssh_packages import PYTHON, install_packages
 
+#: Artifact format → the distribution that runs it.
+_PACKAGES = {
+    "onnx": "onnxruntime",
+    "ort": "onnxruntime",
+    "torchscript-lite": "torch",
+    "litert": "ai-edge-litert",
+}
 #: Reads the runner's source from standard input and becomes it.
 _BOOT = (
     "import os; n = {size}; s = bytearray()\n"
@@ -88,16 +95,18 @@ class SshTarget:
 
     def missing(self, artifact: Artifact) -> str | None:
         """Return why an artifact does not run there and what would help, None when it runs."""
-        if artifact.format not in runner.FORMATS:
+        if artifact.format not in runner.FORMATS or artifact.format not in _PACKAGES:
             return f"the runner on devices has no runtime for {artifact.format}"
-        if artifact.format == "torchscript-lite" and "torch" not in self._versions:
-            return f"torch is not on {self._ssh.destination.name}; give --python, one that has it"
-        return None
+        package = _PACKAGES[artifact.format]
+        if package in self._versions:
+            return None
+        return f"{package} is not on {self._ssh.destination.name}; give --python, one that has it"
 
     def modes(self, artifact: Artifact) -> tuple[Mode, ...]:
         """Return the modes that ``check`` runs an artifact in, that of its shipping first."""
         modes = remote_modes(artifact)
-        if self._precise and (artifact.format, artifact.precision) == ("onnx", "int8"):
+        onnx = _PACKAGES[artifact.format] == "onnxruntime"
+        if self._precise and onnx and artifact.precision == "int8":
             return ("precise", *modes[1:])
         return modes
 
@@ -128,7 +137,7 @@ class SshTarget:
         source = Path(runner.__file__).read_bytes()
         boot = _BOOT.format(size=len(source))
         if python is None:
-            site = install_packages(self._ssh, ("onnx",))
+            site = install_packages(self._ssh, runner.FORMATS)
             command = self._ssh.command(_START, PYTHON, site, boot)
         else:
             command = self._ssh.command(_START_PLAIN, python, boot)

@@ -16,6 +16,7 @@ from records.bench import BenchRecord, Criterion, SamplesRecord, Startup
 from records.errors import RecordError
 from records.hashing import sha256_file
 from records.recipe import BenchRecipe
+from runtime_check import availability
 from runtime_check.machine import is_x86, machine_record
 from tests.benchmarks.toy_bundle import SIDE, toy_bundle
 
@@ -146,7 +147,7 @@ def test_without_torch_every_lite_artifact_is_skipped_with_the_reason(
         onnx, name="edge_fp32_lite", file="edge_fp32.ptl", format="torchscript-lite", opset=None
     )
     both = type(bundle)(tmp_path, replace(bundle.manifest, artifacts=(onnx, lite)))
-    monkeypatch.setattr(latency, "find_spec", lambda name: None)
+    monkeypatch.setattr(availability, "find_spec", lambda name: None)
     record = bench_bundle(both, replace(SHORT, threads=(1,)), images=_images())
     assert [x.artifact for x in record.latency] == ["edge_fp32_onnx"]
     (skip,) = record.skipped

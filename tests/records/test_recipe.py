@@ -34,6 +34,13 @@ def test_the_margin_is_fixed_at_three_db_unless_said_otherwise(tmp_path: Path) -
         ("[export]\nsplits = ['a', 'a']\n", "twice"),
         ("[export]\nsplits = ['../x']\n", "not a module path"),
         ("[export]\nopset = 3\n", "opset"),
+        ("[export]\nformats = ['ptl']\n", "must hold ptl and onnx"),
+        ("[export]\nformats = ['ptl', 'onnx', 'ptl']\n", "twice"),
+        ("[export]\nformats = ['ptl', 'onnx', 'coreml']\n", "coreml"),
+        (
+            "[export]\nfloat_layers = ['a']\nformats = ['ptl', 'onnx', 'pte', 'tflite']\n",
+            "pte and tflite cannot hold float layers",
+        ),
         ("[export]\nqat_images = 1\n", "qat_images"),
         ("[export]\nqat_learning_rate = 0.0\n", "qat_learning_rate"),
         ("[export]\nqat = true\nbias_correction = true\n", "leave them out"),

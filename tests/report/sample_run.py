@@ -405,7 +405,7 @@ def bench_record(split: str, sample: Sample) -> bench.BenchRecord:
     )
 
 
-def _runtime(kind: Format) -> bench.RuntimeName:
+def _runtime(kind: Format) -> parity.RuntimeName:
     return "ort" if kind == "onnx" else "lite"
 
 

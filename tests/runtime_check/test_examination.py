@@ -114,14 +114,16 @@ def test_what_follows_from_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_will_be_skipped() -> None:
     one_core = replace(machine_record(), cores=1)
-    assert [text.split(":")[0] for text in doctor.skipped(one_core, LITE_WORKS)] == [
+    assert [text.split(":")[0] for text in doctor.skipped(one_core, [LITE_WORKS])] == [
         "bench with 2 threads",
         "bench with 4 threads",
     ]
-    broken = replace(LITE_WORKS, works=False, detail="torch is not installed")
+    broken = replace(LITE_WORKS, version=None, works=False, detail="torch is not installed")
     many = replace(one_core, cores=64)
-    assert doctor.skipped(many, LITE_WORKS) == ()
-    assert doctor.skipped(many, broken) == ("every .ptl artifact in bench: torch is not installed",)
+    assert doctor.skipped(many, [LITE_WORKS]) == ()
+    assert doctor.skipped(many, [broken]) == (
+        "every .ptl artifact: torch is not installed; run: pip install '.[export]'",
+    )
 
 
 def test_without_ssh_no_device_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import pytest
 
@@ -16,6 +15,7 @@ from records.parity import (
     Interval,
     LsbDifference,
     Mode,
+    RuntimeName,
     WireEquality,
 )
 from records.recipe import CheckRecipe
@@ -38,11 +38,12 @@ class Measured:
     agreement: float = 1.0
     drop: float = 0.0
     identical: float = 0.0
+    beyond_two: int = 0
 
 
 def row(
     measured: Measured,
-    runtime: Literal["lite", "ort"],
+    runtime: RuntimeName,
     mode: Mode = "default",
     *,
     gated: bool = True,
@@ -50,7 +51,7 @@ def row(
     lsb = LsbDifference(
         values=100,
         max_lsb=measured.max_lsb,
-        histogram=(100,),
+        histogram=(100 - measured.beyond_two, 0, 0, measured.beyond_two),
         share_identical=measured.identical,
         share_within_1_lsb=measured.within,
         parity_sqnr_db=40.0,
@@ -75,8 +76,8 @@ def failures(gates: object) -> list[str]:
     return [gate.name for gate in failed(gates)]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("runtime", ["lite", "ort"])
-def test_at_the_limits_everything_passes(runtime: Literal["lite", "ort"]) -> None:
+@pytest.mark.parametrize("runtime", ["lite", "ort", "ort-mobile", "executorch", "litert"])
+def test_at_the_limits_everything_passes(runtime: RuntimeName) -> None:
     at_limit = Measured(
         max_lsb=RECIPE.lite_max_lsb,
         within=RECIPE.onnx_share_within_1_lsb,
@@ -95,10 +96,13 @@ def test_at_the_limits_everything_passes(runtime: Literal["lite", "ort"]) -> Non
         ("ort", Measured(within=0.9899), "onnx_share_within_1_lsb"),
         ("ort", Measured(agreement=0.9799), "top1_agreement"),
         ("lite", Measured(drop=3.01), "accuracy_drop_points"),
+        ("ort-mobile", Measured(within=0.9899), "onnx_share_within_1_lsb"),
+        ("executorch", Measured(beyond_two=1), "share_within_2_lsb"),
+        ("litert", Measured(beyond_two=1), "share_within_2_lsb"),
     ],
 )
 def test_beyond_one_limit_that_gate_alone_fails(
-    runtime: Literal["lite", "ort"], measured: Measured, name: str
+    runtime: RuntimeName, measured: Measured, name: str
 ) -> None:
     gates = tuple(artifact_gates(row(measured, runtime), RECIPE))
     assert failures(gates) == [name]

@@ -53,16 +53,20 @@ def write_images(path: Path, model: nn.Module, images: npt.NDArray[np.uint8]) ->
 
 
 def tiny_bundle(
-    folder: Path, model: nn.Module, images: npt.NDArray[np.uint8], bits: Any = 8
+    folder: Path,
+    model: nn.Module,
+    images: npt.NDArray[np.uint8],
+    bits: Any = 8,
+    formats: Any = ("ptl", "onnx"),
 ) -> tuple[Bundle, ImageSplits]:
     """Export the tiny network into ``folder/bundle``; the images are in ``folder/data.npz``.
 
-    ``bits``: of the boundary.
+    ``bits``: of the boundary. ``formats``: of the recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_images(folder / "data.npz", model, images)
     recipe = tiny_recipe(folder / "data.npz")
-    export = msgspec.structs.replace(recipe.export, boundary_bits=bits)
+    export = msgspec.structs.replace(recipe.export, boundary_bits=bits, formats=formats)
     recipe = msgspec.structs.replace(recipe, export=export)
     splits = load_splits(recipe.data)
     export_bundle(model, recipe, splits, SPLIT, folder / "bundle", checkpoint_sha256=64 * "0")

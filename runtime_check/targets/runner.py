@@ -202,6 +202,9 @@ def _exactly(source: Requests, count: int) -> bytes:
 
 def main() -> None:
     """Serve on the standard streams; whatever a runtime prints goes to standard error."""
+    # ONNX Runtime from 1.29 on sends telemetry, and leaves a device id in the home folder, unless
+    # it is told not to before it is imported (https://github.com/microsoft/onnxruntime/pull/27379).
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     serve(io.FileIO(0), answers)

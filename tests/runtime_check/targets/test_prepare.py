@@ -187,7 +187,7 @@ def test_the_guest_gets_no_variable_of_the_host(built: list[str], tmp_path: Path
     assert set(guest.environment()) == {
         *("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "LANG", "PYTHONDONTWRITEBYTECODE")
     }
-    command = guest.command(tmp_path / "counts")
+    command = guest.command(counts=tmp_path / "counts")
     assert command[:3] == ["/bin/qemu", "-cpu", "cortex-a76"]
     assert command[command.index("-plugin") + 1].endswith(f"counter.so,out={tmp_path / 'counts'}")
 

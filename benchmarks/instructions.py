@@ -14,7 +14,6 @@ import numpy.typing as npt
 from benchmarks.latency import RUNTIMES
 from benchmarks.size import runtime_name
 from export.bundle import Bundle
-from records.bench import RuntimeName
 from records.errors import UnsupportedHereError
 from records.instructions import (
     NOTE,
@@ -24,6 +23,7 @@ from records.instructions import (
     Instructions,
 )
 from records.manifest import Artifact, TensorSpec
+from records.parity import RuntimeName
 from records.progress import Progress, silent
 from records.target import SkippedArtifact
 from runtime_check.onnx_bytes import identity_model

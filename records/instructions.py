@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from records.bench import RuntimeName
 from records.manifest import Boundary, Precision, Sha256
-from records.parity import Mode
+from records.parity import Mode, RuntimeName
 from records.target import SkippedArtifact, TargetRecord
 
 SCHEMA = "edgeveil.instructions/1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,12 +60,17 @@ def find_compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc")
 
 
+def find_cross_compiler() -> str | None:
+    """Return the path of the C++ compiler for aarch64, None where there is none."""
+    return shutil.which(CROSS_COMPILER)
+
+
 def missing_programs(programs: Iterable[str] = SYSTEM_PACKAGES) -> tuple[str, ...]:
     """Return those of ``programs``, names in `SYSTEM_PACKAGES`, that are not here."""
-    find = {
+    find: dict[str, Callable[[], object]] = {
         QEMU: find_emulator,
         COMPILER: find_compiler,
-        CROSS_COMPILER: lambda: shutil.which(CROSS_COMPILER),
+        CROSS_COMPILER: find_cross_compiler,
     }
     return tuple(name for name in programs if find[name]() is None)
 
@@ -100,7 +105,7 @@ def build_executorch_runner(package: Path, version: str, target: Path) -> None:
     Raises:
         UnsupportedHereError: there is no cross compiler, or it refused.
     """
-    compiler = shutil.which(CROSS_COMPILER)
+    compiler = find_cross_compiler()
     if compiler is None:
         raise _no_compiler(CROSS_COMPILER, "C++ compiler for aarch64 for the ExecuTorch runner")
     include = package / "include"

@@ -52,6 +52,7 @@ from records.manifest import SetRecord
 from records.progress import Progress, silent
 from records.recipe import AttackRecipe
 from records.target import SkippedArtifact
+from runtime_check.availability import why_not_here
 from runtime_check.machine import installed_version
 from runtime_check.targets.target import Target as Device
 
@@ -96,8 +97,8 @@ def attack_bundle(
         DataError: too few images, images of another size than the bundle's, or A4's images are
             those of the victims' own source.
         ArtifactError: an artifact does not load or run, or sends a value that is not finite.
-        UnsupportedHereError: a runtime is not installed here, or an artifact does not run on the
-            target.
+        UnsupportedHereError: the runtime of an artifact that the recipe names is not installed
+            here, or no artifact runs here or on the target.
         OverwriteError: a picture of that name is already there.
     """
     started = time.perf_counter()
@@ -170,6 +171,13 @@ def _skipped(campaign: Campaign) -> Iterator[SkippedArtifact]:
 
 
 def _require_judged(campaign: Campaign) -> None:
+    """Refuse an attack without artifacts, and one on a named artifact that cannot run here."""
+    if campaign.recipe.artifacts:
+        named = judged_artifacts(campaign.bundle, campaign.recipe)
+        reasons = {artifact.name: why_not_here(artifact) for artifact in named}
+        missing = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
+        if missing:
+            raise UnsupportedHereError("attack.artifacts names " + "; ".join(missing))
     if not campaign.judged():
         where = "here" if campaign.device is None else "on the target"
         raise UnsupportedHereError(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from export.bundle import Bundle
-    from records.bench import BenchRecord, Latency, MeasuredRun, RuntimeName, Startup
+    from records.bench import BenchRecord, Latency, MeasuredRun, Startup
+    from records.parity import RuntimeName
     from records.recipe import BenchRecipe
     from runtime_check.targets.target import Target
 

@@ -132,6 +132,8 @@ def _print_record(record: CheckRecord, path: Path) -> None:
     _print_host(record, console)
     _print_agreement(record, console)
     _print_gates(record, console)
+    for line in _operator_lines(record):
+        say(line, markup=False)
     say(f"record: {path}")
 
 
@@ -146,6 +148,14 @@ def _print_artifacts(record: CheckRecord, console: Console) -> None:
         table.add_row(row.artifact, mode, *_difference_cells(row), *_accuracy_cells(row))
     console.print(table)
     console.print("eager_int8_graph is the reference; a mode with * is run to compare, ungated")
+
+
+def _operator_lines(record: CheckRecord) -> list[str]:
+    return [
+        f"{one.runtime} computes {one.operator} at {one.node} otherwise: "
+        f"{one.differing / one.values:.3%} of its values, by {one.max_lsb} at most"
+        for one in record.operators
+    ]
 
 
 def _print_host(record: CheckRecord, console: Console) -> None:

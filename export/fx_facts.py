@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from export.fx_modules import QuantizedActivation, QuantizedLayer
 from export.layers import Grid, Value
 from records.errors import ExportError
 
@@ -26,7 +27,12 @@ class Call:
 
     @property
     def key(self) -> object:
-        """What decides how the node is read: the module's type, the function, or the method."""
+        """What decides how the node is read: the module's type, the function, or the method.
+
+        A layer that was read back from a bundle is what its operator is.
+        """
+        if isinstance(self.module, QuantizedLayer | QuantizedActivation):
+            return self.module.operator
         return type(self.module) if self.module is not None else self.node.target
 
     @property
@@ -58,7 +64,9 @@ class GraphFacts:
     def __init__(self, module: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
         """Run the graph; a quantized one needs engine qnnpack."""
         self._module = module
-        self._values, self._others = (_run(module, n, input_shape) for n in _BATCHES)
+        self._values, self._others = (
+            node_values(module, torch.zeros(count, *input_shape)) for count in _BATCHES
+        )
 
     def call(self, node: fx.Node) -> Call:
         """Return a computing node with the module that it calls, if any."""
@@ -145,8 +153,14 @@ class _Watch(fx.Interpreter):
         return self.values[n.name]
 
 
-def _run(module: fx.GraphModule, count: int, shape: tuple[int, ...]) -> dict[str, Any]:
+def node_values(module: fx.GraphModule, batch: Tensor) -> dict[str, Any]:
+    """Run a graph and return what each node computed, by the node's name.
+
+    Args:
+        module: a quantized one needs engine qnnpack.
+        batch: float32 (N, 3, S, S).
+    """
     watch = _Watch(module)
     with torch.no_grad():
-        watch.run(torch.zeros(count, *shape))
+        watch.run(batch)
     return watch.values

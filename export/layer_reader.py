@@ -19,6 +19,7 @@ from torch.nn import functional
 from torchvision.ops import stochastic_depth
 
 from export.fx_facts import Call, GraphFacts, operator_name, refuse
+from export.fx_modules import QuantizedActivation, QuantizedLayer
 from export.layer_weights import float_weights, quantized_weights
 from export.layers import Kind, Layer, LayerGraph, Value, Weights
 from export.quantize import qnnpack_engine
@@ -29,8 +30,8 @@ def read_layers(module: fx.GraphModule, input_shape: tuple[int, ...]) -> LayerGr
     """Read a converted edge, which ends with a dequantize, or an FP32 edge.
 
     Args:
-        module: ``QuantizedEdge.float_boundary`` or ``SplitNetwork.edge``; not changed. BatchNorm is
-            folded into the convolution before it.
+        module: ``QuantizedEdge.float_boundary``, also as a bundle keeps it, or
+            ``SplitNetwork.edge``; not changed. BatchNorm is folded into the convolution before it.
         input_shape: (3, S, S), without the batch axis.
 
     Returns:
@@ -185,10 +186,10 @@ def _float_convolution(reader: LayerReader, call: Call) -> None:
 
 def _quantized_linear(reader: LayerReader, call: Call) -> None:
     source = reader.value(call.source)
-    if call.module is not None:
+    if isinstance(call.module, quantized.Linear):
         weight, bias = call.get("weight")(), call.get("bias")()
     else:
-        weight, bias = torch.ops.quantized.linear_unpack(reader.facts.raw(_node(call, 1)))
+        weight, bias = torch.ops.quantized.linear_unpack(_packed(reader, call))
     weights = quantized_weights(call.node, source, weight, bias)
     reader.add(call, "linear", (source,), weights, relu=_has_relu(call))
 
@@ -200,6 +201,8 @@ def _float_linear(reader: LayerReader, call: Call) -> None:
 
 
 def _packed(reader: LayerReader, call: Call) -> Any:
+    if isinstance(call.module, QuantizedLayer):
+        return call.module.packed
     if call.module is not None:
         return call.get("_packed_params")
     return reader.facts.raw(_node(call, 1))
@@ -210,7 +213,7 @@ def _node(call: Call, position: int) -> Any:
 
 
 def _has_relu(call: Call) -> bool:
-    return isinstance(call.module, _RECTIFYING_MODULES) or call.node.target in _RECTIFYING
+    return isinstance(call.module, _RECTIFYING_MODULES) or call.key in _RECTIFYING
 
 
 # --- operators on each value ---------------------------------------------------------------------
@@ -245,7 +248,10 @@ def _function(kind: Kind) -> OperatorReader:
 
 def _leaky_relu(reader: LayerReader, call: Call) -> None:
     reader.require_one_precision(call)
-    slope = float(call.get("negative_slope", 1, 0.01))
+    if isinstance(call.module, QuantizedActivation):
+        slope = float(call.module.arguments[0])
+    else:
+        slope = float(call.get("negative_slope", 1, 0.01))
     reader.add(call, "leaky_relu", (reader.value(call.source),), slope=slope)
 
 

@@ -54,7 +54,7 @@ class PteModule(nn.Module):
         return (values[last.name].to(torch.int32) + _OFFSET).to(torch.uint8)
 
     def weight(self, number: int) -> Tensor:
-        """Return a layer's weight in float32, behind a dequantize if it is int8."""
+        """Return a layer's weight of any shape in float32, behind a dequantize if it is int8."""
         stored: Tensor = getattr(self, f"weight_{number}")
         if stored.dtype != torch.int8:
             return stored

@@ -35,6 +35,8 @@ GateName = Literal[
     "accuracy_drop_points",
     "convolutions_fused",
     "wire_equals_float",
+    "target_max_lsb_from_host",
+    "target_share_within_1_lsb",
     "fp32_parity_sqnr_db",
 ]
 
@@ -173,6 +175,22 @@ class Fusion(Part, frozen=True, kw_only=True):
     left_in_float: tuple[str, ...]
 
 
+class OperatorDifference(Part, frozen=True, kw_only=True):
+    """One operator that a runtime computes otherwise than eager INT8, run alone on eager's inputs.
+
+    ``node``: of the eager graph. ``operator``: what the graph calls. ``values``: of its output,
+    over the images looked at; ``differing`` of them are another integer, by ``max_lsb`` at most.
+    """
+
+    runtime: RuntimeName
+    node: str
+    operator: str
+    kind: str
+    values: Annotated[int, Meta(ge=1)]
+    differing: Count
+    max_lsb: Count
+
+
 class Gate(Part, frozen=True, kw_only=True):
     """One tolerance, fixed in the recipe before the check, and what was measured.
 
@@ -216,7 +234,9 @@ class CheckRecord(Part, frozen=True, kw_only=True):
     ``target``: where the artifacts ran, None for this process. Eager INT8 and the server half
     always run on the host. On a target, ``ort`` speaks of the target, ``host`` compares with the
     host, and ``host_fp32`` holds the FP32 edges against the host's. ``skipped`` names what did not
-    run there, or, without a target, whose runtime is not installed here.
+    run there, or, without a target, whose runtime is not installed here. ``operators``: where
+    ``share_within_2_lsb`` failed here, the operators that the runtime computes otherwise on the
+    worst images.
     """
 
     schema: Literal["edgeveil.check/1"] = "edgeveil.check/1"
@@ -238,5 +258,6 @@ class CheckRecord(Part, frozen=True, kw_only=True):
     host: tuple[HostDifference, ...] = ()
     host_fp32: tuple[FloatParity, ...] = ()
     skipped: tuple[SkippedArtifact, ...] = ()
+    operators: tuple[OperatorDifference, ...] = ()
     started_at: str
     seconds: float

@@ -107,7 +107,7 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     train the quantized edge from the calibrated ranges on, with the answers of the FP32 network;
     ``qat_images``: the first so many training images, None for all; ``qat_learning_rate``: relative
     to the size of a weight tensor. ``formats``: what is written; ``ptl`` and ``onnx`` always,
-    ``pte`` and ``tflite`` need the extras ``executorch`` and ``litert``.
+    ``pte`` and ``tflite`` need the extras ``executorch`` and ``litert``, and hold no float layers.
     """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)
@@ -157,6 +157,12 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
             raise ValueError(
                 "formats must hold ptl and onnx: the server half, the FP32 baseline and the "
                 "white-box attack need them; add ort, pte or tflite"
+            )
+        quantized_whole = [word for word in self.formats if word in {"pte", "tflite"}]
+        if self.float_layers and quantized_whole:
+            raise ValueError(
+                f"{' and '.join(quantized_whole)} cannot hold float layers: leave out float_layers,"
+                " or leave out the format"
             )
 
     def uses(self, observer: ActivationObserver) -> bool:

@@ -72,6 +72,8 @@ def _check(record: CheckRecord) -> list[Block]:
     if record.fusion:
         blocks.append(_fusion_table(record))
     blocks.append(_gate_table(record))
+    if record.operators:
+        blocks.append(_operator_table(record))
     blocks += [Paragraph(f"Not run: {s.artifact}: {s.reason}.", "muted") for s in record.skipped]
     if record.evidence is not None:
         blocks.append(Paragraph(f"Evidence of the failure is kept in {record.evidence.file}."))
@@ -238,6 +240,23 @@ def _fusion_table(record: CheckRecord) -> Table:
     )
 
 
+def _operator_table(record: CheckRecord) -> Table:
+    return Table(
+        caption="Operators that a runtime computes otherwise, alone on eager INT8's own inputs",
+        columns=columns("Runtime", "Operator", "Node", ">Values that differ", ">Max LSB"),
+        rows=tuple(
+            (
+                text(one.runtime),
+                code(one.operator),
+                code(one.node),
+                text(percent(one.differing / one.values, 3)),
+                text(count(one.max_lsb)),
+            )
+            for one in record.operators
+        ),
+    )
+
+
 def _gate_table(record: CheckRecord) -> Table:
     return Table(
         caption="Gates, with the tolerances of the recipe",
@@ -262,6 +281,7 @@ def _gate_number(gate: Gate, value: float) -> str:
     """Return a measured value or limit in the unit of its gate."""
     writers: dict[GateName, Callable[[float], str]] = {
         "lite_max_lsb": lambda v: number(v, 0, "LSB"),
+        "target_max_lsb_from_host": lambda v: number(v, 0, "LSB"),
         "wire_equals_float": lambda v: number(v, 0, "values"),
         "convolutions_fused": lambda v: number(v, 0),
         "accuracy_drop_points": points,

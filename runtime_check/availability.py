@@ -12,11 +12,12 @@ from records.target import SkippedArtifact
 if TYPE_CHECKING:
     from runtime_check.targets.target import Target
 
-#: Artifact format → package that its runtime needs, and the extra that brings it.
+#: Artifact format → packages that its runtime needs, each with the extra that brings it.
+#: ExecuTorch's Python runtime takes and gives torch's tensors, and its package does not bring them.
 _NEEDS = {
-    "torchscript-lite": ("torch", "export"),
-    "executorch": ("executorch", "executorch"),
-    "litert": ("ai_edge_litert", "litert"),
+    "torchscript-lite": {"torch": "export"},
+    "executorch": {"executorch": "executorch", "torch": "export"},
+    "litert": {"ai_edge_litert": "litert"},
 }
 
 
@@ -26,10 +27,13 @@ def why_not_here(artifact: Artifact) -> str | None:
     Args:
         artifact: of any format.
     """
-    package, extra = _NEEDS.get(artifact.format, (None, None))
-    if package is None or find_spec(package) is not None:
+    needed = _NEEDS.get(artifact.format, {})
+    missing = [package for package in needed if find_spec(package) is None]
+    if not missing:
         return None
-    return f"{package} is not installed; run: pip install '.[{extra}]'"
+    extras = ",".join(needed[package] for package in missing)
+    verb = "is" if len(missing) == 1 else "are"
+    return f"{' and '.join(missing)} {verb} not installed; run: pip install '.[{extras}]'"
 
 
 def runnable_edges(

@@ -24,6 +24,7 @@ from records.parity import (
     Fusion,
     Gate,
     HostDifference,
+    OperatorDifference,
     OrtMode,
     VictimRecord,
     WireEquality,
@@ -35,10 +36,18 @@ from runtime_check.accuracy import accuracy_of
 from runtime_check.availability import runnable_edges, skipped_artifacts
 from runtime_check.eager import GRAPH, EagerRuntime
 from runtime_check.evidence import failed_arrays, lost_arrays, write_evidence
-from runtime_check.gates import artifact_gates, fp32_gates, fusion_gates, wire_gates
+from runtime_check.gates import (
+    XNNPACK,
+    artifact_gates,
+    fp32_gates,
+    fusion_gates,
+    target_gates,
+    wire_gates,
+)
 from runtime_check.host_comparison import HostComparison, compared_with_host
 from runtime_check.lsb import reference_batch
 from runtime_check.machine import installed_version
+from runtime_check.operator_parity import operator_differences
 from runtime_check.ort import OrtRuntime, ort_mode
 from runtime_check.ort_graph import quantized_convolutions
 from runtime_check.passes import (
@@ -228,6 +237,7 @@ def check_bundle(
         host=found.host,
         host_fp32=found.host_fp32,
         skipped=skipped,
+        operators=() if target is not None else _operators(check, found, images, progress),
         started_at=started,
         seconds=time.perf_counter() - clock,
     )
@@ -267,6 +277,7 @@ def _judge(check: _Check, labels: Classes, recipe: CheckRecipe) -> _Findings:
         msgspec.structs.replace(pair.record(), reference=f"{pair.reference.artifact.name} (host)")
         for pair in check.host_fp32
     )
+    host = tuple(one.record() for one in check.host)
     gated = {(row.artifact, row.mode) for row in rows if row.gated}
     gates = (
         *(gate for row in rows for gate in artifact_gates(row, recipe, check.wire.bits)),
@@ -274,16 +285,28 @@ def _judge(check: _Check, labels: Classes, recipe: CheckRecipe) -> _Findings:
         *fusion_gates(fusion, _ort_mode(check.target).mode),
         # Of the others the host's is no second reference: they are held against the target's ONNX.
         *fp32_gates((*fp32, *host_fp32[:1]), recipe),
+        *(() if check.target is None else target_gates(rows, host, _same_bits(check), recipe)),
     )
     return _Findings(
         rows=rows,
         fp32=fp32,
         wires=wires,
         fusion=fusion,
-        host=tuple(one.record() for one in check.host),
+        host=host,
         host_fp32=host_fp32,
         gates=gates,
     )
+
+
+def _same_bits(check: _Check) -> frozenset[str]:
+    """Return the INT8 artifacts that compute the same integers on every CPU.
+
+    What a recipe leaves in float rounds otherwise where products and sums are fused.
+    """
+    if check.bundle.manifest.float_nodes:
+        return frozenset()
+    formats = {"torchscript-lite", "executorch"}
+    return frozenset(a.name for a in check.bundle.edges("int8") if a.format in formats)
 
 
 def _ort_mode(target: Target | None) -> OrtMode:
@@ -321,6 +344,26 @@ def _float_convolutions(bundle: Bundle) -> int:
     """Count the convolutions that the recipe left in float, in the eager INT8 graph."""
     graph = msgspec.json.decode(bundle.read(bundle.artifact(GRAPH)))
     return sum(module["kind"] == "conv2d" for module in graph["modules"].values())
+
+
+def _operators(
+    check: _Check, found: _Findings, images: ImageSet, progress: Progress
+) -> tuple[OperatorDifference, ...]:
+    """Name the operators behind a missed ``share_within_2_lsb``, on the images it was missed by."""
+    missed = {
+        gate.artifact
+        for gate in found.gates
+        if gate.name == "share_within_2_lsb" and not gate.passed
+    }
+    differences: list[OperatorDifference] = []
+    for runtime in XNNPACK:
+        rows = (row for row in found.rows if row.runtime == runtime and row.artifact in missed)
+        row = next(rows, None)
+        if row is not None and row.lsb is not None:
+            worst = [one.index for one in row.lsb.worst]
+            batch = preprocess(images.images[worst], check.bundle.manifest.preprocessing)
+            differences += operator_differences(check.bundle, runtime, batch, progress)
+    return tuple(differences)
 
 
 def _evidence(

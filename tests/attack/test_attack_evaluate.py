@@ -26,9 +26,10 @@ from export.bundle import Bundle
 from records import codec
 from records.attack import AttackRecord, failed_gates
 from records.codec import without_timings
-from records.errors import DataError
+from records.errors import DataError, UnsupportedHereError
 from records.hashing import sha256_file
 from records.recipe import AttackRecipe
+from runtime_check import availability
 from runtime_check.runtime import boundary_features, runtime_for
 from tests.runtime_check.tiny_bundle import tiny_bundle
 
@@ -321,6 +322,37 @@ def test_too_few_images_and_another_size_are_refused(attacked: Attacked, tmp_pat
             tmp_path,
             None,
         )
+
+
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        availability, "find_spec", lambda name: None if name == "torch" else object()
+    )
+
+
+def test_an_artifact_whose_runtime_is_missing_is_skipped_with_the_reason(
+    attacked: Attacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_torch(monkeypatch)
+    record = again(attacked, attacked.folder / "cache")
+    assert [skip.artifact for skip in record.skipped] == ["edge_int8_lite", "edge_int8_wire_lite"]
+    assert all("pip install '.[export]'" in skip.reason for skip in record.skipped)
+    left = {"edge_int8_onnx", "edge_int8_wire_onnx"}
+    assert {verdict.artifact for verdict in record.verdicts} == left
+    assert {artifact.name for artifact in record.artifacts} == {BASELINE, EAGER} | left
+    assert record.passed
+    assert attacked.record.skipped == ()
+
+
+@pytest.mark.parametrize("names", [("edge_int8_lite",), ("edge_int8_lite", "edge_int8_onnx")])
+def test_an_artifact_asked_for_by_name_exits_3_without_its_runtime(
+    attacked: Attacked, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_torch(monkeypatch)
+    recipe = msgspec.structs.replace(RECIPE, artifacts=names)
+    with pytest.raises(UnsupportedHereError, match=r"edge_int8_lite: torch is not") as raised:
+        again(attacked, attacked.folder / "cache", recipe)
+    assert raised.value.exit_code == 3
 
 
 def again(attacked: Attacked, cache: Path, recipe: AttackRecipe = RECIPE) -> AttackRecord:

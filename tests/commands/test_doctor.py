@@ -16,7 +16,7 @@ from runtime_check.doctor import VERBS
 #: What a core install does not have. An entry of None makes an import fail as if it were absent.
 EXTRA = (
     *("torch", "torchvision", "onnx", "onnxscript", "skimage", "scipy"),
-    *("safetensors", "matplotlib", "jinja2", "PIL"),
+    *("safetensors", "matplotlib", "jinja2", "PIL", "executorch", "ai_edge_litert"),
 )
 
 
@@ -51,8 +51,9 @@ def test_a_core_install_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
     assert "torch is not installed" in text
-    assert "every .ptl artifact in bench" in text
-    assert "pip install '.[export]'" in text
+    for suffix, extra in ((".ptl", "export"), (".pte", "executorch"), (".tflite", "litert")):
+        assert f"every {suffix} artifact: " in text
+        assert f"pip install '.[{extra}]'" in text
 
 
 def test_without_a_working_onnx_runtime_it_exits_3(tmp_path: Path) -> None:

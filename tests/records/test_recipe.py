@@ -37,6 +37,10 @@ def test_the_margin_is_fixed_at_three_db_unless_said_otherwise(tmp_path: Path) -
         ("[export]\nformats = ['ptl']\n", "must hold ptl and onnx"),
         ("[export]\nformats = ['ptl', 'onnx', 'ptl']\n", "twice"),
         ("[export]\nformats = ['ptl', 'onnx', 'coreml']\n", "coreml"),
+        (
+            "[export]\nfloat_layers = ['a']\nformats = ['ptl', 'onnx', 'pte', 'tflite']\n",
+            "pte and tflite cannot hold float layers",
+        ),
         ("[export]\nqat_images = 1\n", "qat_images"),
         ("[export]\nqat_learning_rate = 0.0\n", "qat_learning_rate"),
         ("[export]\nqat = true\nbias_correction = true\n", "leave them out"),

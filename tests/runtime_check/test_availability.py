@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from records.manifest import Artifact, ArtifactFormat, TensorSpec
-from runtime_check.availability import runnable_edges, skipped_artifacts
+from runtime_check import availability
+from runtime_check.availability import runnable_edges, skipped_artifacts, why_not_here
 from runtime_check.targets.emulated import EmulatedTarget
 
 if TYPE_CHECKING:
@@ -68,3 +69,29 @@ def test_a_target_without_a_part_says_how_to_get_it(kind: str, part: str) -> Non
 
 def test_a_format_that_no_runner_knows_is_named() -> None:
     assert "fx-graph" in str(emulated("lite").missing(edge("fx-graph")))
+
+
+@pytest.mark.parametrize(
+    ("absent", "kind", "says"),
+    [
+        ({"torch"}, "torchscript-lite", "torch is not installed; run: pip install '.[export]'"),
+        ({"torch"}, "executorch", "torch is not installed; run: pip install '.[export]'"),
+        (
+            {"torch", "executorch"},
+            "executorch",
+            "executorch and torch are not installed; run: pip install '.[executorch,export]'",
+        ),
+        ({"ai_edge_litert"}, "litert", "litert is not installed; run: pip install '.[litert]'"),
+        ({"torch", "executorch", "ai_edge_litert"}, "onnx", None),
+        ({"torch", "executorch", "ai_edge_litert"}, "ort", None),
+    ],
+)
+def test_what_a_format_lacks_is_said_with_its_extra(
+    absent: set[str], kind: ArtifactFormat, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = object()
+    monkeypatch.setattr(
+        availability, "find_spec", lambda name: None if name in absent else installed
+    )
+    reason = why_not_here(edge(kind))
+    assert reason is None if says is None else reason is not None and reason.endswith(says)

@@ -118,7 +118,7 @@ def test_what_will_be_skipped() -> None:
         "bench with 2 threads",
         "bench with 4 threads",
     ]
-    broken = replace(LITE_WORKS, works=False, detail="torch is not installed")
+    broken = replace(LITE_WORKS, version=None, works=False, detail="torch is not installed")
     many = replace(one_core, cores=64)
     assert doctor.skipped(many, [LITE_WORKS]) == ()
     assert doctor.skipped(many, [broken]) == (

@@ -15,9 +15,13 @@ from attack.evaluate import attack_bundle
 from benchmarks.instructions import SPREAD_LIMIT, count_instructions
 from benchmarks.latency import RUNTIMES
 from records.attack import failed_gates
+from records.errors import ArtifactError
 from runtime_check.check import check_bundle
 from runtime_check.gates import failed
+from runtime_check.runtime import runtime_for
+from runtime_check.targets.counters import parse_marks
 from runtime_check.targets.emulated import EmulatedTarget
+from runtime_check.targets.remote import send
 from runtime_check.targets.wheels import (
     EXECUTORCH_WHEELS,
     LITE_WHEELS,
@@ -133,3 +137,34 @@ def test_attack(target: EmulatedTarget, tiny: Tiny, tmp_path: Path) -> None:
     drift = [g for g in record.drift if g.name in ("export_drift_A0", "export_drift_A1")]
     assert len(drift) == 2 * len(bundle.edges("int8"))
     assert not [g for g in failed_gates(record) if g.name.startswith("export_drift")]
+
+
+@pytest.mark.skipif("pte" not in FORMATS, reason="the extra executorch is missing")
+def test_the_runner_of_executorch_takes_batches_and_refuses_what_does_not_fit(
+    target: EmulatedTarget, tiny: Tiny
+) -> None:
+    bundle, _ = tiny
+    artifact = bundle.artifact("edge_int8_wire_pte")
+    shape = (5, *artifact.input.shape)
+    batch = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    here = runtime_for(artifact).load(bundle, artifact).run(batch)
+    with target.counting("executorch") as (session, counts):
+        loaded = send(session, bundle.read(artifact), artifact, "xnnpack")
+        assert np.array_equal(loaded.run(batch), here)
+        for other in ([5, 3, 32, 31], [0, 3, 32, 32], [3, 32, 32], []):
+            with pytest.raises(ArtifactError, match="not the shape"):
+                session.ask({"do": "run", "id": loaded.id, "shape": other}, batch.tobytes())
+        with pytest.raises(ArtifactError, match="of one image"):
+            loaded.count(batch, first=0, warmup=0, runs=1)
+        assert counts.read_text(encoding="ascii") == ""
+        loaded.count(batch[2:3], first=7, warmup=1, runs=2)
+        marks = parse_marks(counts.read_text(encoding="ascii"))
+        assert [mark.number for mark in marks] == [7, 8, 9]
+        assert np.array_equal(loaded.run(batch[2:3]), here[2:3])
+        loaded.drop()
+        with pytest.raises(ArtifactError, match="nothing is loaded"):
+            loaded.run(batch)
+        data = bundle.read(artifact)
+        for length in (0, 7, 64, len(data) // 2):
+            with pytest.raises(ArtifactError, match=f"on {target.record.name}: "):
+                send(session, data[:length], artifact, "xnnpack")

@@ -116,8 +116,11 @@ class SshTarget:
         return RemoteRuntime(self._session, artifact.format, chosen)
 
     @contextlib.contextmanager
-    def counting(self) -> Iterator[tuple[RunnerSession, Path]]:
+    def counting(self, artifact_format: str) -> Iterator[tuple[RunnerSession, Path]]:
         """Refuse: nothing counts instructions on a device.
+
+        Args:
+            artifact_format: any.
 
         Raises:
             UnsupportedHereError: always.

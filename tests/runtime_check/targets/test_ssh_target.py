@@ -39,7 +39,7 @@ def test_a_check_on_a_device(
         assert target is not None
         assert default_limit(target) is None
         record = check_bundle(bundle, splits.victim.take(np.arange(50)), target=target)
-        with pytest.raises(UnsupportedHereError), target.counting():
+        with pytest.raises(UnsupportedHereError), target.counting("onnx"):
             pass
     assert failed(record.gates) == ()
     assert record.target is not None

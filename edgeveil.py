@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import click
@@ -13,9 +14,11 @@ COMMANDS = {
     "attack": "Attack every INT8 artifact's own outputs; say HOLDS, DENIED or INCONCLUSIVE.",
     "bench": "Measure size and latency of a bundle's artifacts on this machine.",
     "check": "Run every artifact in its real runtime against eager INT8.",
+    "device": "Check and measure a bundle on a device behind ssh; bring the records back.",
     "doctor": "Say which runtimes and CPU features are here and what will be skipped.",
     "export": "Quantize the edge head and write a verified bundle of artifacts.",
     "inspect": "List the valid cuts of a network with parameters, MACs and boundary.",
+    "kit": "Pack a bundle into one archive that a Raspberry Pi checks and measures.",
     "operators": "List the operators and format versions that each artifact needs.",
     "report": "Make the Markdown and HTML report from the JSON records.",
     "run": "Run every stage of a recipe; skip what is unchanged, resume what was cut.",
@@ -69,6 +72,8 @@ def main() -> None:
     Click's own exit code for a usage error is 2, which here means "a gate failed": so
     click runs without its standalone mode and every error of its own exits 1.
     """
+    # ONNX Runtime from 1.29 on sends telemetry unless it is told not to before it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         result = group(standalone_mode=False)
     except EdgeveilError as error:

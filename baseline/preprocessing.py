@@ -7,12 +7,15 @@ batch size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from records.errors import DataError
-from records.manifest import Preprocessing
+
+if TYPE_CHECKING:
+    from records.manifest import Preprocessing
 
 #: Images handled at a time: the working set then fits a processor's second-level cache.
 _CHUNK_BYTES = 1 << 19

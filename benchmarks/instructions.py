@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.latency import RUNTIMES
 from benchmarks.size import runtime_name
 from export.bundle import Bundle
 from records.errors import UnsupportedHereError
@@ -53,7 +54,7 @@ def count_instructions(
     bundle: Bundle,
     target: Target,
     *,
-    runtimes: Sequence[RuntimeName] = ("ort", "lite"),
+    runtimes: Sequence[RuntimeName] = RUNTIMES,
     seed: int = 0,
     progress: Progress = silent,
 ) -> InstructionRecord:
@@ -155,8 +156,8 @@ def _runs(
     }
     for _ in range(PROCESSES):
         found: dict[int, Instructions] = {}
-        for numbers in by_format.values():
-            with target.counting() as (session, path):
+        for name, numbers in by_format.items():
+            with target.counting(name) as (session, path):
                 for number in numbers:
                     progress("bench: instructions", done, total)
                     _count(session, target, subjects[number], batch, number)

@@ -11,15 +11,16 @@ from datetime import UTC, datetime
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.machine_state import cpu_use, machine_state
+from benchmarks.machine_state import CpuUse, cpu_use, machine_state
 from benchmarks.size import runtime_name
 from benchmarks.speedup import SMALLEST_EFFECT, speed_ratio
 from benchmarks.timing import Measured, Subject, interleave, nearest_rank
 from benchmarks.validity import criteria
 from export.bundle import Bundle
 from records.bench import Latency, LatencyTiming, MeasuredRun, RunTiming, SpeedUp, SpeedUpTiming
-from records.machine import MachineRecord
+from records.machine import MachineRecord, MachineState
 from records.manifest import Artifact
+from records.parity import Mode
 from records.progress import Progress
 from records.recipe import BenchRecipe
 from runtime_check.runtime import LoadedArtifact, runtime_for
@@ -40,6 +41,17 @@ class RunResult:
     latency: tuple[Latency, ...]
     speedups: tuple[SpeedUp, ...]
     measured: tuple[Measured, ...]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one interleaved run met: the machine before and after it, and when it was."""
+
+    states: tuple[MachineState, MachineState]
+    uses: tuple[CpuUse, CpuUse]
+    started_at: str
+    ended_at: str
+    seconds: float
 
 
 def measure_run(
@@ -78,15 +90,40 @@ def measure_run(
         )
         use_after, after = cpu_use(), machine_state()
         seconds = time.monotonic() - begin
-    judged = criteria(measured, machine, (before, after), (use_before, use_after))
+    observed = Observed((before, after), (use_before, use_after), started, _now(), seconds)
+    modes = [one.mode for one in loaded]
+    return run_result(artifacts, modes, measured, recipe, threads, machine, observed)
+
+
+def run_result(
+    artifacts: Sequence[Artifact],
+    modes: Sequence[Mode],
+    measured: tuple[Measured, ...],
+    recipe: BenchRecipe,
+    threads: int,
+    machine: MachineRecord,
+    observed: Observed,
+) -> RunResult:
+    """Judge one interleaved run and compute its figures, wherever it was measured.
+
+    Args:
+        artifacts: those that were timed, at least one.
+        modes: of their runtimes, in the same order.
+        measured: their samples, in the same order.
+        recipe: batch size, seed and confidence.
+        threads: threads inside an operator.
+        machine: where it ran.
+        observed: what it met there.
+    """
+    judged = criteria(measured, machine, observed.states, observed.uses)
     timing = RunTiming(
         valid=all(criterion.met for criterion in judged),
         criteria=judged,
-        started_at=started,
-        ended_at=_now(),
-        seconds=seconds,
-        before=before,
-        after=after,
+        started_at=observed.started_at,
+        ended_at=observed.ended_at,
+        seconds=observed.seconds,
+        before=observed.states[0],
+        after=observed.states[1],
     )
     run = MeasuredRun(
         threads=threads,
@@ -97,7 +134,7 @@ def measure_run(
         timing=timing,
     )
     latency = tuple(
-        _latency(a, x, m, run) for a, x, m in zip(artifacts, loaded, measured, strict=True)
+        _latency(a, x, m, run) for a, x, m in zip(artifacts, modes, measured, strict=True)
     )
     return RunResult(run, latency, _speedups(artifacts, measured, recipe, run), measured)
 
@@ -157,13 +194,11 @@ def _speedups(
     )
 
 
-def _latency(
-    artifact: Artifact, loaded: LoadedArtifact, measured: Measured, run: MeasuredRun
-) -> Latency:
+def _latency(artifact: Artifact, mode: Mode, measured: Measured, run: MeasuredRun) -> Latency:
     return Latency(
         artifact=artifact.name,
         runtime=runtime_name(artifact),
-        mode=loaded.mode,
+        mode=mode,
         precision=artifact.precision,
         boundary=artifact.boundary,
         threads=run.threads,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from records.machine import MachineState
+if TYPE_CHECKING:
+    from records.machine import MachineState
 
 _ROOT = Path("/")
 _THROTTLED_FILE = "sys/devices/platform/soc/soc:firmware/get_throttled"
@@ -36,13 +39,25 @@ def machine_state(root: Path = _ROOT) -> MachineState:
     Args:
         root: where ``sys`` is looked for; another folder in tests.
     """
-    return MachineState(
-        load_average=_load_average(),
-        temperatures_c=_temperatures(root),
-        frequencies_mhz=_frequencies(root),
-        throttled_bits=_throttled_bits(root),
-        throttle_count=_throttle_count(root),
-    )
+    # Imported late: a device that runs a kit has no msgspec, and takes the facts as they are.
+    from records.machine import MachineState
+
+    return MachineState(**state_facts(root))
+
+
+def state_facts(root: Path = _ROOT) -> dict[str, Any]:
+    """Return the fields of `machine_state` as builtin values; needs the standard library only.
+
+    Args:
+        root: as there.
+    """
+    return {
+        "load_average": _load_average(),
+        "temperatures_c": _temperatures(root),
+        "frequencies_mhz": _frequencies(root),
+        "throttled_bits": _throttled_bits(root),
+        "throttle_count": _throttle_count(root),
+    }
 
 
 def cpu_use(root: Path = _ROOT) -> CpuUse:
@@ -112,12 +127,15 @@ def _throttled_bits(root: Path) -> int | None:
 
 
 def _vcgencmd(root: Path) -> str:
-    program = root / "usr/bin/vcgencmd"
-    if not program.exists():
+    program = str(root / "usr/bin/vcgencmd")
+    if root == _ROOT:
+        # Older systems of the Raspberry Pi have it elsewhere, in /opt/vc/bin.
+        program = shutil.which("vcgencmd") or program
+    if not Path(program).exists():
         return ""
     try:
-        done = subprocess.run(  # a fixed path and fixed arguments
-            [str(program), "get_throttled"],
+        done = subprocess.run(
+            [program, "get_throttled"],
             capture_output=True,
             text=True,
             timeout=5,

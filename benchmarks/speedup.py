@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from records.bench import SpeedVerdict
+if TYPE_CHECKING:
+    from records.bench import SpeedVerdict
 
 #: A ratio nearer to 1 than this is not called a speed-up or a slow-down: where a session's
 #: memory happens to lie moves its median by a few per cent, and one process cannot average that.

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from records.progress import Progress, silent
-from records.recipe import BenchRecipe
+
+if TYPE_CHECKING:
+    from records.recipe import BenchRecipe
 
 #: Rounds planned; more are added until every subject has its floor of runs and seconds.
 ROUNDS = 30

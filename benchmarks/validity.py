@@ -7,13 +7,17 @@ it is never averaged with a better one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.machine_state import CpuUse, others_share, stolen_share
 from benchmarks.timing import Measured, nearest_rank
-from records.bench import Criterion
-from records.machine import MachineRecord, MachineState
+
+if TYPE_CHECKING:
+    from records.bench import Criterion
+    from records.machine import MachineRecord, MachineState
 
 #: (p90 − p10) / p50 of an artifact's block medians: neighbours, frequency changes.
 MAX_BLOCK_SPREAD = 0.20
@@ -34,6 +38,17 @@ _THROTTLED_NOW = 0b1111
 _THROTTLED_SINCE_BOOT = 0b1111 << 16
 
 
+@dataclass(frozen=True)
+class Judged:
+    """One condition and what was found; the fields of `records.bench.Criterion`."""
+
+    name: str
+    value: float | None
+    limit: float
+    met: bool
+    where: str | None
+
+
 def criteria(
     measured: Sequence[Measured],
     machine: MachineRecord,
@@ -52,6 +67,26 @@ def criteria(
         One criterion each for block spread, drift, time off the CPU, stolen time, other processes,
         throttling, temperature and emulation. What the machine does not tell has the value
         None and is met.
+    """
+    # Imported late: a device that runs a kit has no msgspec, and judges without records.
+    from records.bench import Criterion
+
+    return tuple(Criterion(**asdict(one)) for one in judged(measured, machine, states, uses))
+
+
+def judged(
+    measured: Sequence[Measured],
+    machine: MachineRecord,
+    states: tuple[MachineState, MachineState],
+    uses: tuple[CpuUse, CpuUse],
+) -> tuple[Judged, ...]:
+    """Return what `criteria` returns, without records: needs numpy and this package only.
+
+    Args:
+        measured: as there.
+        machine: as there; ``arch`` and ``emulated`` are looked at.
+        states: as there.
+        uses: as there.
     """
     spread, spread_at = _worst(measured, block_spread)
     moved, moved_at = _worst(measured, drift)
@@ -119,9 +154,9 @@ def _hottest(machine: MachineRecord, state: MachineState) -> tuple[float | None,
     return state.temperatures_c[sensor], sensor
 
 
-def _criterion(name: str, value: float | None, limit: float, where: str | None = None) -> Criterion:
+def _criterion(name: str, value: float | None, limit: float, where: str | None = None) -> Judged:
     met = value is None or value <= limit
-    return Criterion(
+    return Judged(
         name=name,
         value=None if value is None else round(value, 6),
         limit=limit,

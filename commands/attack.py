@@ -12,7 +12,9 @@ from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import (
     beside,
+    python_option,
     skipped_lines,
+    ssh_config_option,
     target_cache_option,
     target_option,
     target_sentence,
@@ -69,6 +71,8 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
 )
 @target_option
 @target_cache_option
+@python_option
+@ssh_config_option
 @force_option
 @json_option
 def command(
@@ -89,6 +93,8 @@ def command(
     threads: int,
     target_name: str,
     target_cache: Path | None,
+    device_python: str | None,
+    ssh_config: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -126,7 +132,7 @@ def command(
         controls=[] if controls == "none" else _listed(controls),
     )
     with (
-        opened(target_name, target_cache) as target,
+        opened(target_name, target_cache, ssh_config=ssh_config, python=device_python) as target,
         progress_bars() as progress,
         files.new_folder(folder, replace=force) as partial,
     ):

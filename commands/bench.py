@@ -9,7 +9,13 @@ import click
 
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
-from commands.target_option import beside, target_cache_option, target_option
+from commands.target_option import (
+    beside,
+    python_option,
+    ssh_config_option,
+    target_cache_option,
+    target_option,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +48,8 @@ _INVALID = "[bold red]INVALID[/bold red]"
 @click.option("--strict", is_flag=True, help="Exit 2 when a run is INVALID.")
 @target_option
 @target_cache_option
+@python_option
+@ssh_config_option
 @force_option
 @json_option
 def command(
@@ -53,6 +61,8 @@ def command(
     strict: bool,
     target_name: str,
     target_cache: Path | None,
+    device_python: str | None,
+    ssh_config: Path | None,
     force: bool,
     as_json: bool,
 ) -> int:
@@ -63,16 +73,22 @@ def command(
     the reason. Exits 3 when no latency could be measured at all.
 
     On an emulated target it counts instructions per inference instead, in two fresh processes, and
-    gives no latency: exits 2 when the two differ by more than 0.1 %.
+    gives no latency: exits 2 when the two differ by more than 0.1 %. On an ssh target a kit
+    measures latencies there, and is removed.
     """
+    from benchmarks.kit.measure import measure_on_device
     from benchmarks.latency import RUNTIMES, bench_bundle
     from export.bundle import load_bundle
-    from records import codec
+    from records import codec, files
+    from records.errors import InputError
     from runtime_check.targets.open_target import opened
+    from runtime_check.targets.ssh import Ssh, is_ssh, parse_destination
 
     record_path = out if out is not None else beside(bundle_path, "bench", target_name, ".json")
     runtimes = tuple(name for name in RUNTIMES if runtime in ("all", _SPOKEN[name]))
-    if target_name != "host":
+    if is_ssh(target_name) and runtime != "all":
+        raise InputError("a device runs what its packages can; leave --runtime out")
+    if target_name != "host" and not is_ssh(target_name):
         _refuse_overwriting((record_path,), force=force)
         _refuse_latency_options(threads, batch_size)
         bundle = load_bundle(bundle_path)
@@ -83,12 +99,28 @@ def command(
     bundle = load_bundle(bundle_path)
     recipe = _recipe_with(bundle.manifest.recipe.bench, threads, batch_size)
     with progress_bars() as progress:
-        record = bench_bundle(bundle, recipe, runtimes=runtimes, samples=samples, progress=progress)
+        if is_ssh(target_name):
+            ssh = Ssh(parse_destination(target_name), ssh_config)
+            found = measure_on_device(
+                target_name,
+                ssh,
+                bundle,
+                recipe,
+                python=device_python,
+                samples_file=samples.name,
+                progress=progress,
+            )
+            record = found.record
+            files.write_bytes(samples, found.samples, replace=force)
+        else:
+            record = bench_bundle(
+                bundle, recipe, runtimes=runtimes, samples=samples, progress=progress
+            )
     codec.write(record_path, record, replace=force)
     if as_json:
         click.echo(codec.encode(record).decode(), nl=False)
     else:
-        _print_record(record, record_path)
+        print_bench(record, record_path)
     return _exit_code(record, strict=strict)
 
 
@@ -190,7 +222,8 @@ def _thread_counts(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(part) for part in parts))
 
 
-def _print_record(record: BenchRecord, path: Path) -> None:
+def print_bench(record: BenchRecord, path: Path) -> None:
+    """Print a record of ``bench``, and where it was written."""
     from rich.console import Console
 
     console = Console()
@@ -204,7 +237,8 @@ def _print_record(record: BenchRecord, path: Path) -> None:
         console.print(f"note: {note}", markup=False)
     _print_sizes(record, console)
     _print_wire(record, console)
-    _print_startup(record, console)
+    if record.startup:
+        _print_startup(record, console)
     for run in record.runs:
         _print_run(record, run, console)
     for skip in record.skipped:

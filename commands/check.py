@@ -13,7 +13,9 @@ from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import (
     beside,
+    python_option,
     skipped_lines,
+    ssh_config_option,
     target_cache_option,
     target_option,
     target_sentence,
@@ -52,6 +54,8 @@ _SHORT_MODES = {"optimizations-off": "opt. off"}
 )
 @target_option
 @target_cache_option
+@python_option
+@ssh_config_option
 @force_option
 @json_option
 def command(
@@ -62,6 +66,8 @@ def command(
     threads: int,
     target_name: str,
     target_cache: Path | None,
+    device_python: str | None,
+    ssh_config: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -84,7 +90,10 @@ def command(
     evidence = record_path.with_name(f"{record_path.stem}-evidence.npz")
     _refuse_overwriting((record_path, evidence), force=force)
     bundle = load_bundle(bundle_path)
-    with opened(target_name, target_cache) as target, progress_bars() as progress:
+    with (
+        opened(target_name, target_cache, ssh_config=ssh_config, python=device_python) as target,
+        progress_bars() as progress,
+    ):
         limit = default_limit(target) if limit is None else limit
         record = check_bundle(
             bundle,

@@ -39,14 +39,15 @@ def command() -> None:
 @click.option(
     "--with",
     "extra",
-    type=click.Choice(["lite"]),
+    type=click.Choice(["lite", "executorch", "litert"]),
     multiple=True,
-    help="lite: torch for aarch64 too (104 MB), which runs .ptl artifacts.",
+    help="More runtimes for aarch64; may be given again. lite: torch (104 MB), which runs .ptl. "
+    "executorch: for .pte (18 MB and a cross compiler). litert: for .tflite (14 MB).",
 )
 @click.option(
     "--install-system-packages",
     is_flag=True,
-    help="As root: let apt-get install qemu-user and a C compiler where they are missing.",
+    help="As root: let apt-get install qemu-user and the compilers where they are missing.",
 )
 @cache_option
 @json_option
@@ -60,7 +61,8 @@ def prepare(
     """Build the target NAME (cortex-a72 or cortex-a76) in the cache; do what is missing only.
 
     Needs qemu-user, a C compiler, Debian 12's package sources, and the network the first time;
-    no root where the programs are there. Exits 3 and says what to run where one is missing.
+    for --with executorch also aarch64-linux-gnu-g++. No root where the programs are there. Exits 3
+    and says what to run where one is missing.
     """
     from runtime_check.targets.cache import cache_root
     from runtime_check.targets.prepare import prepare as prepare_target

@@ -35,6 +35,8 @@ GateName = Literal[
     "accuracy_drop_points",
     "convolutions_fused",
     "wire_equals_float",
+    "target_max_lsb_from_host",
+    "target_share_within_1_lsb",
     "fp32_parity_sqnr_db",
 ]
 

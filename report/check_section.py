@@ -281,6 +281,7 @@ def _gate_number(gate: Gate, value: float) -> str:
     """Return a measured value or limit in the unit of its gate."""
     writers: dict[GateName, Callable[[float], str]] = {
         "lite_max_lsb": lambda v: number(v, 0, "LSB"),
+        "target_max_lsb_from_host": lambda v: number(v, 0, "LSB"),
         "wire_equals_float": lambda v: number(v, 0, "values"),
         "convolutions_fused": lambda v: number(v, 0),
         "accuracy_drop_points": points,

@@ -36,7 +36,14 @@ from runtime_check.accuracy import accuracy_of
 from runtime_check.availability import runnable_edges, skipped_artifacts
 from runtime_check.eager import GRAPH, EagerRuntime
 from runtime_check.evidence import failed_arrays, lost_arrays, write_evidence
-from runtime_check.gates import XNNPACK, artifact_gates, fp32_gates, fusion_gates, wire_gates
+from runtime_check.gates import (
+    XNNPACK,
+    artifact_gates,
+    fp32_gates,
+    fusion_gates,
+    target_gates,
+    wire_gates,
+)
 from runtime_check.host_comparison import HostComparison, compared_with_host
 from runtime_check.lsb import reference_batch
 from runtime_check.machine import installed_version
@@ -270,6 +277,7 @@ def _judge(check: _Check, labels: Classes, recipe: CheckRecipe) -> _Findings:
         msgspec.structs.replace(pair.record(), reference=f"{pair.reference.artifact.name} (host)")
         for pair in check.host_fp32
     )
+    host = tuple(one.record() for one in check.host)
     gated = {(row.artifact, row.mode) for row in rows if row.gated}
     gates = (
         *(gate for row in rows for gate in artifact_gates(row, recipe, check.wire.bits)),
@@ -277,16 +285,28 @@ def _judge(check: _Check, labels: Classes, recipe: CheckRecipe) -> _Findings:
         *fusion_gates(fusion, _ort_mode(check.target).mode),
         # Of the others the host's is no second reference: they are held against the target's ONNX.
         *fp32_gates((*fp32, *host_fp32[:1]), recipe),
+        *(() if check.target is None else target_gates(rows, host, _same_bits(check), recipe)),
     )
     return _Findings(
         rows=rows,
         fp32=fp32,
         wires=wires,
         fusion=fusion,
-        host=tuple(one.record() for one in check.host),
+        host=host,
         host_fp32=host_fp32,
         gates=gates,
     )
+
+
+def _same_bits(check: _Check) -> frozenset[str]:
+    """Return the INT8 artifacts that compute the same integers on every CPU.
+
+    What a recipe leaves in float rounds otherwise where products and sums are fused.
+    """
+    if check.bundle.manifest.float_nodes:
+        return frozenset()
+    formats = {"torchscript-lite", "executorch"}
+    return frozenset(a.name for a in check.bundle.edges("int8") if a.format in formats)
 
 
 def _ort_mode(target: Target | None) -> OrtMode:

@@ -16,6 +16,7 @@ from records.recipe import BenchRecipe
 from runtime_check.machine import installed_version, is_x86, machine_record
 from runtime_check.targets.cache import cache_root
 from runtime_check.targets.prepare import states
+from runtime_check.targets.ssh import ssh_missing
 
 INSTALL = "pip install '.[export]'"
 
@@ -46,9 +47,11 @@ VERBS: dict[str, tuple[str, ...]] = {
     "attack": (*_NETWORK, "PIL"),
     "bench": (),
     "check": (*_NETWORK, "onnx"),
+    "device": (*_NETWORK, "onnx"),
     "doctor": (),
     "export": _ALL,
     "inspect": _NETWORK,
+    "kit": (*_NETWORK, "onnx"),
     "operators": (),
     "report": _REPORT,
     "run": _ALL,
@@ -104,7 +107,7 @@ def examine(*, progress: Progress = silent) -> DoctorRecord:
         sources=tuple(_source(name) for name in _SOURCES),
         install=INSTALL if any(verb.missing for verb in verbs) else None,
         follows=follows(machine),
-        skipped=skipped(machine, runtimes),
+        skipped=(*skipped(machine, runtimes), *devices_skipped()),
         targets=states(cache_root()),
     )
 
@@ -161,6 +164,12 @@ def skipped(machine: MachineRecord, runtimes: Sequence[RuntimeHealth]) -> tuple[
         if suffix and not health.works:
             found.append(f"every {suffix} artifact: {health.detail}{_way_out(health, extra)}")
     return tuple(found)
+
+
+def devices_skipped() -> tuple[str, ...]:
+    """Return why no device can be reached from here, if so."""
+    missing_ssh = ssh_missing()
+    return () if missing_ssh is None else (f"device and every ssh:// target: {missing_ssh}",)
 
 
 def _way_out(health: RuntimeHealth, extra: str) -> str:

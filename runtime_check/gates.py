@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Literal
 
 from records.parity import (
@@ -12,6 +12,7 @@ from records.parity import (
     Fusion,
     Gate,
     GateName,
+    HostDifference,
     Mode,
     WireEquality,
 )
@@ -78,6 +79,34 @@ def wire_gates(rows: Iterable[WireEquality], gated: set[tuple[str, Mode]]) -> It
     for row in rows:
         if (row.wire, row.mode) in gated:
             yield _gate("wire_equals_float", row.wire, row.mode, "at most", 0, row.differing)
+
+
+def target_gates(
+    rows: Iterable[ArtifactCheck],
+    host: Iterable[HostDifference],
+    same_bits: Container[str],
+    recipe: CheckRecipe,
+) -> Iterator[Gate]:
+    """Yield the gates that only a target has, beside those of its artifacts.
+
+    An artifact whose kernels are integer arithmetic alone must give the host's bits. LiteRT's must
+    keep ONNX Runtime's limit of 1 LSB as well as its own of 2.
+
+    Args:
+        rows: what was measured on the target.
+        host: the same artifacts on the target against the host.
+        same_bits: names of those that must be the same there and here.
+        recipe: the limit of 1 LSB.
+    """
+    for pair in host:
+        if pair.artifact in same_bits:
+            measured = pair.from_host.max_lsb
+            name: GateName = "target_max_lsb_from_host"
+            yield _gate(name, pair.artifact, pair.mode, "at most", 0, measured)
+    for row in rows:
+        if row.gated and row.lsb is not None and row.runtime == "litert":
+            limit, share = recipe.onnx_share_within_1_lsb, row.lsb.share_within_1_lsb
+            yield _at_least("target_share_within_1_lsb", row, limit, share)
 
 
 def fp32_gates(rows: Iterable[FloatParity], recipe: CheckRecipe) -> Iterator[Gate]:

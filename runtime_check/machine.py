@@ -9,11 +9,13 @@ import os
 import platform
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from records.machine import MachineRecord
+if TYPE_CHECKING:
+    from records.machine import MachineRecord
 
-_X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
-_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
+VNNI_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 #: The flags that decide which float and INT8 kernels the runtimes choose, x86 then ARM.
 ISA_FLAGS = [
@@ -92,7 +94,7 @@ def parse_cpu_model(cpuinfo: str) -> str | None:
 
 def is_x86() -> bool:
     """Return whether this process runs on an x86 or x86-64 CPU."""
-    return platform.machine().lower() in _X86
+    return platform.machine().lower() in X86
 
 
 def has_vnni() -> bool:
@@ -100,7 +102,7 @@ def has_vnni() -> bool:
 
     Always False on ARM, which has no such accumulator and needs no such care.
     """
-    return is_x86() and bool(cpu_flags() & _VNNI)
+    return is_x86() and bool(cpu_flags() & VNNI_FLAGS)
 
 
 def needs_precise_mode() -> bool:
@@ -137,28 +139,40 @@ def machine_record(root: Path = Path("/")) -> MachineRecord:
     Args:
         root: where ``proc``, ``sys`` and ``etc`` are looked for; another folder in tests.
     """
+    # Imported late: a device that runs a kit has no msgspec, and takes the facts as they are.
+    from records.machine import MachineRecord
+
+    return MachineRecord(**machine_facts(root))
+
+
+def machine_facts(root: Path = Path("/")) -> dict[str, Any]:
+    """Return the fields of `machine_record` as builtin values; needs the standard library only.
+
+    Args:
+        root: as there.
+    """
     cpuinfo = _read(root / "proc/cpuinfo")
     flags = parse_flags(cpuinfo)
     versions = {name: installed_version(name) for name in DISTRIBUTIONS}
-    return MachineRecord(
-        cpu_model=parse_cpu_model(cpuinfo) or platform.processor() or "unknown",
-        board=_read(root / "proc/device-tree/model").strip("\x00\n ") or None,
-        arch=platform.machine(),
-        isa=tuple(flag for flag in ISA_FLAGS if flag in flags),
-        vnni=has_vnni(),
-        ort_mode="precise" if needs_precise_mode() else "default",
-        cores=usable_cores(root),
-        cores_online=os.cpu_count() or 1,
-        max_frequency_mhz=_max_frequency_mhz(root),
-        memory_bytes=_memory_bytes(_read(root / "proc/meminfo")),
-        governors=_governors(root),
-        virtual=_virtual(root, flags),
-        emulated=_emulator(root),
-        os=_os_name(_read(root / "etc/os-release")),
-        kernel=f"{platform.system()} {platform.release()}",
-        python=f"{platform.python_implementation()} {platform.python_version()}",
-        versions={name: version for name, version in versions.items() if version is not None},
-    )
+    return {
+        "cpu_model": parse_cpu_model(cpuinfo) or platform.processor() or "unknown",
+        "board": _read(root / "proc/device-tree/model").strip("\x00\n ") or None,
+        "arch": platform.machine(),
+        "isa": tuple(flag for flag in ISA_FLAGS if flag in flags),
+        "vnni": has_vnni(),
+        "ort_mode": "precise" if needs_precise_mode() else "default",
+        "cores": usable_cores(root),
+        "cores_online": os.cpu_count() or 1,
+        "max_frequency_mhz": _max_frequency_mhz(root),
+        "memory_bytes": _memory_bytes(_read(root / "proc/meminfo")),
+        "governors": _governors(root),
+        "virtual": _virtual(root, flags),
+        "emulated": _emulator(root),
+        "os": _os_name(_read(root / "etc/os-release")),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "versions": {name: version for name, version in versions.items() if version is not None},
+    }
 
 
 def _governors(root: Path) -> tuple[str, ...]:

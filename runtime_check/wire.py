@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from records.errors import ArtifactError
-from records.manifest import WireTensor
+
+if TYPE_CHECKING:
+    from records.manifest import WireTensor
 
 
 def dequantize(q: npt.NDArray[np.uint8], wire: WireTensor) -> npt.NDArray[np.float32]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from records.errors import UnsupportedHereError
 from records.manifest import Artifact
@@ -17,37 +17,60 @@ from runtime_check.targets import parts, runner
 from runtime_check.targets.cpus import Cpu, cpu_named
 from runtime_check.targets.emulator import QEMU, Emulator, find_emulator, install_command
 from runtime_check.targets.remote import RemoteRuntime, remote_modes
-from runtime_check.targets.session import RunnerSession
+from runtime_check.targets.session import Answer, RunnerSession
 from runtime_check.targets.sysroot import PYTHON
+
+#: ``python`` is ``runner.py``, ``executorch`` is ``executorch_runner.cpp``.
+RunnerKind = Literal["python", "executorch"]
+#: Artifact format → the optional part of a target that runs it, and what that part is called.
+_NEEDS = {
+    "torchscript-lite": ("lite", "torch"),
+    "executorch": ("executorch", "ExecuTorch"),
+    "litert": ("litert", "LiteRT"),
+}
+_CORE = frozenset({"onnx", "ort"})
 
 
 @dataclass(frozen=True)
 class Guest:
-    """How the runner is started under the emulator."""
+    """How the runners are started under the emulator."""
 
     cpu: Cpu
     root: Path
     emulator: Emulator
 
-    def command(self, counts: Path | None = None) -> list[str]:
-        """Return the command; ``counts`` loads the instruction counter, which writes there."""
+    def runners(self) -> tuple[RunnerKind, ...]:
+        """Return the runners that this target has."""
+        has = parts.executorch_part().facts(self.root) is not None
+        return ("python", "executorch") if has else ("python",)
+
+    def command(self, kind: RunnerKind = "python", counts: Path | None = None) -> list[str]:
+        """Return a runner's command; ``counts`` loads the instruction counter, which writes there.
+
+        Args:
+            kind: which runner.
+            counts: a new file.
+        """
         prefix = parts.cpu_part(self.cpu, self.root).folder(self.root)
         # The seed is of the random bytes that the guest gets from its kernel when it starts.
         command = [self.emulator.path, "-cpu", self.cpu.name, "-seed", "1", "-L", str(prefix)]
         if counts is not None:
             counter = parts.counter_part().folder(self.root) / "counter.so"
             command += ["-plugin", f"{counter},out={counts}"]
+        if kind == "executorch":
+            return [*command, str(parts.executorch_part().folder(self.root) / parts.RUNNER)]
         return [*command, str(prefix / PYTHON), str(Path(runner.__file__).resolve())]
 
     def environment(self, *, bytecode: bool = False) -> dict[str, str]:
-        """Return the runner's whole environment: the same everywhere, so counts repeat.
+        """Return a runner's whole environment: the same everywhere, so counts repeat.
 
         Args:
             bytecode: let Python keep compiled modules in the cache; while preparing only.
         """
         sites = [parts.wheels_part().folder(self.root) / "site"]
-        if parts.lite_part().facts(self.root) is not None:
-            sites.append(parts.lite_part().folder(self.root) / "site")
+        for part in (parts.lite_part(), parts.litert_part()):
+            if part.facts(self.root) is not None:
+                sites.append(part.folder(self.root) / "site")
         variables = {
             "PYTHONPATH": ":".join(map(str, sites)),
             "PYTHONHASHSEED": "0",
@@ -56,22 +79,24 @@ class Guest:
         }
         return variables if bytecode else variables | {"PYTHONDONTWRITEBYTECODE": "1"}
 
-    def session(self, *, counts: Path | None = None, bytecode: bool = False) -> RunnerSession:
-        """Start the runner.
+    def session(
+        self, kind: RunnerKind = "python", *, counts: Path | None = None, bytecode: bool = False
+    ) -> RunnerSession:
+        """Start a runner.
 
         Raises:
             UnsupportedHereError: the emulator cannot be started.
         """
         return RunnerSession(
-            self.command(counts), self.environment(bytecode=bytecode), name=self.cpu.name
+            self.command(kind, counts), self.environment(bytecode=bytecode), name=self.cpu.name
         )
 
 
 class EmulatedTarget:
-    """A prepared emulated CPU with its runner started; see `runtime_check.targets.target`."""
+    """A prepared emulated CPU with its runners started; see `runtime_check.targets.target`."""
 
     def __init__(self, name: str, root: Path) -> None:
-        """Start the runner.
+        """Start the runners.
 
         Args:
             name: of the CPU.
@@ -79,26 +104,36 @@ class EmulatedTarget:
 
         Raises:
             InputError: there is no such CPU.
-            UnsupportedHereError: a part is missing here, or the runner does not start.
+            UnsupportedHereError: a part is missing here, or a runner does not start.
         """
         self._guest = Guest(cpu_named(name), root, _require_ready(cpu_named(name), root))
-        self._session = self._guest.session()
-        try:
-            hello = self._session.hello()
-        except UnsupportedHereError:
-            self._session.close()
-            raise
-        cpu, wheels = self._guest.cpu, dict(parts.wheels_part().facts(root) or {})
-        self._lite = parts.lite_part().facts(root)
-        self._record = TargetRecord(
-            name=name,
+        # What has started is ended again where another does not start.
+        with contextlib.ExitStack() as stack:
+            self._sessions: dict[RunnerKind, RunnerSession] = {}
+            for kind in self._guest.runners():
+                session = stack.enter_context(contextlib.closing(self._guest.session(kind)))
+                self._sessions[kind] = session
+            hellos = [session.hello() for session in self._sessions.values()]
+            self._ending = stack.pop_all()
+        made = parts.parts_of(self._guest.cpu, root)
+        optional = {part.name: part.facts(root) for part in made if part.optional}
+        self._optional = {name: facts for name, facts in optional.items() if facts is not None}
+        self._record = self._recorded(hellos)
+
+    def _recorded(self, hellos: Sequence[Answer]) -> TargetRecord:
+        cpu, root = self._guest.cpu, self._guest.root
+        wheels = dict(parts.wheels_part().facts(root) or {})
+        for facts in self._optional.values():
+            wheels |= facts
+        return TargetRecord(
+            name=cpu.name,
             kind="emulated",
             cpu=f"{cpu.name}, as in a {cpu.board}",
-            machine=hello.machine,
+            machine=hellos[0].machine,
             features=cpu.features,
             emulator=self._guest.emulator.version,
-            versions=hello.versions,
-            wheels=wheels | (self._lite or {}),
+            versions={name: said for hello in hellos for name, said in hello.versions.items()},
+            wheels=wheels,
             system=parts.sysroot_part().facts(root) or {},
         )
 
@@ -114,14 +149,15 @@ class EmulatedTarget:
 
     def missing(self, artifact: Artifact) -> str | None:
         """Return why an artifact does not run here and what would help, None when it runs."""
-        if artifact.format == "torchscript-lite":
-            if self._lite is None:
-                name = self._record.name
-                return f"torch is not on {name}; run: edgeveil target prepare {name} --with lite"
+        if artifact.format in _CORE:
             return None
-        if artifact.format != "onnx":
+        if artifact.format not in _NEEDS:
             return f"the runner on emulated targets has no runtime for {artifact.format}"
-        return None
+        part, spoken = _NEEDS[artifact.format]
+        if part in self._optional:
+            return None
+        name = self._record.name
+        return f"{spoken} is not on {name}; run: edgeveil target prepare {name} --with {part}"
 
     def modes(self, artifact: Artifact) -> tuple[Mode, ...]:
         """Return the modes that ``check`` runs an artifact in, that of its shipping first."""
@@ -130,31 +166,37 @@ class EmulatedTarget:
     def runtime(self, artifact: Artifact, mode: Mode | None = None) -> RemoteRuntime:
         """Return the runtime of an artifact here; ``mode`` None takes that of its shipping."""
         chosen = remote_modes(artifact)[0] if mode is None else mode
-        return RemoteRuntime(self._session, artifact.format, chosen)
+        session = self._sessions[_runner_of(artifact.format)]
+        return RemoteRuntime(session, artifact.format, chosen)
 
     @contextlib.contextmanager
-    def counting(self) -> Iterator[tuple[RunnerSession, Path]]:
+    def counting(self, artifact_format: str) -> Iterator[tuple[RunnerSession, Path]]:
         """Yield a fresh runner under the instruction counter, and the file that it writes.
+
+        Args:
+            artifact_format: what it will run.
 
         Raises:
             UnsupportedHereError: it does not start.
         """
         with tempfile.TemporaryDirectory(prefix="edgeveil-counts-") as folder:
             counts = Path(folder) / "counts.txt"
-            session = self._guest.session(counts=counts)
-            try:
+            fresh = self._guest.session(_runner_of(artifact_format), counts=counts)
+            with contextlib.closing(fresh) as session:
                 session.hello()
                 yield session, counts
-            finally:
-                session.close()
 
     def __enter__(self) -> Self:
         """Return the target itself."""
         return self
 
     def __exit__(self, *caught: object) -> None:
-        """End the runner."""
-        self._session.close()
+        """End the runners."""
+        self._ending.close()
+
+
+def _runner_of(artifact_format: str) -> RunnerKind:
+    return "executorch" if artifact_format == "executorch" else "python"
 
 
 def _require_ready(cpu: Cpu, root: Path) -> Emulator:

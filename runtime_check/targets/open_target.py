@@ -10,6 +10,8 @@ from records.errors import InputError
 from runtime_check.targets.cache import cache_root
 from runtime_check.targets.cpus import CPUS
 from runtime_check.targets.emulated import EmulatedTarget
+from runtime_check.targets.ssh import Ssh, is_ssh, parse_destination
+from runtime_check.targets.ssh_target import SshTarget
 from runtime_check.targets.target import Target
 
 HOST = "host"
@@ -18,22 +20,38 @@ EMULATED_VICTIMS = 200
 
 
 @contextlib.contextmanager
-def opened(name: str, cache: Path | None = None) -> Iterator[Target | None]:
+def opened(
+    name: str,
+    cache: Path | None = None,
+    *,
+    ssh_config: Path | None = None,
+    python: str | None = None,
+) -> Iterator[Target | None]:
     """Yield a started target, or None for the host; end it when the block is left.
 
     Args:
-        name: ``host`` or the name of an emulated CPU.
+        name: ``host``, the name of an emulated CPU, or ``ssh://[user@]host[:port]``.
         cache: of emulated targets; None takes `cache_root`'s.
+        ssh_config: in place of the user's own.
+        python: program of the device; None installs the pinned packages there for its python3.
 
     Raises:
         InputError: there is no such target.
+        ConnectionLostError: no connection to the device.
         UnsupportedHereError: it cannot run here; the message says what would help.
     """
     if name == HOST:
         yield None
         return
+    if is_ssh(name):
+        ssh = Ssh(parse_destination(name), ssh_config)
+        with SshTarget(name, ssh, python=python) as device:
+            yield device
+        return
     if name not in CPUS:
-        raise InputError(f"--target {name!r} is none of {', '.join((HOST, *CPUS))}")
+        raise InputError(
+            f"--target {name!r} is none of {', '.join((HOST, *CPUS))}, ssh://[user@]host[:port]"
+        )
     with EmulatedTarget(name, cache_root(cache)) as target:
         yield target
 

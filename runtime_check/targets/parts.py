@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +13,21 @@ from records.hashing import sha256_bytes, sha256_record
 from runtime_check.targets import sysroot, wheels
 from runtime_check.targets.cache import part_facts, part_folder
 from runtime_check.targets.cpus import Cpu
-from runtime_check.targets.emulator import SOURCE, build_counter
+from runtime_check.targets.emulator import (
+    COMPILER,
+    CROSS_COMPILER,
+    RUNNER_FLAGS,
+    RUNNER_LIBRARIES,
+    RUNNER_SOURCE,
+    SOURCE,
+    build_counter,
+    build_executorch_runner,
+)
 
 #: Raise when a part is built in another way from the same ingredients.
 _RECIPE = 1
+#: The program of `executorch_part`.
+RUNNER = "runner"
 
 Step = Callable[[str], None]
 
@@ -29,12 +41,14 @@ class Part:
         key: SHA-256 of all that decides its content.
         optional: the target works without it, but not every artifact runs.
         build: fills an empty folder and returns facts about it.
+        compiler: the program, of `emulator.SYSTEM_PACKAGES`, that building takes; None for none.
     """
 
     name: str
     key: str
     optional: bool
     build: Callable[[Path, Step], dict[str, str]]
+    compiler: str | None = None
 
     def folder(self, root: Path) -> Path:
         """Return where the part is in a cache."""
@@ -66,6 +80,33 @@ def lite_part() -> Part:
     return _wheels("lite", wheels.LITE_WHEELS, optional=True)
 
 
+def litert_part() -> Part:
+    """Return LiteRT for aarch64, which runs ``.tflite`` artifacts; facts: file → SHA-256."""
+    return _wheels("litert", wheels.LITERT_WHEELS, optional=True)
+
+
+def executorch_part() -> Part:
+    """Return ExecuTorch's libraries for aarch64 and our runner for ``.pte`` artifacts.
+
+    Facts: file of the wheel → SHA-256.
+    """
+    wanted = wheels.EXECUTORCH_WHEELS
+
+    def build(folder: Path, step: Step) -> dict[str, str]:
+        with tempfile.TemporaryDirectory(prefix="edgeveil-executorch-") as work:
+            package = _unpacked(wanted, Path(work), Path(work) / "site", step) / "executorch"
+            step("compile the runner")
+            build_executorch_runner(package, wanted[0].version, folder / RUNNER)
+            (folder / "lib").mkdir()
+            for name in RUNNER_LIBRARIES:
+                shutil.copy(package / "lib" / f"lib{name}.so", folder / "lib")
+        return _pins(wanted)
+
+    made_of = [_pins(wanted), sha256_bytes(RUNNER_SOURCE.read_bytes()), RUNNER_FLAGS]
+    key = sha256_record([_RECIPE, *made_of, RUNNER_LIBRARIES])
+    return Part("executorch", key, True, build, CROSS_COMPILER)
+
+
 def counter_part() -> Part:
     """Return the instruction counter, built by the host's compiler."""
 
@@ -75,7 +116,7 @@ def counter_part() -> Part:
         return {"source": sha256_bytes(SOURCE.read_bytes())}
 
     key = sha256_record([_RECIPE, sha256_bytes(SOURCE.read_bytes())])
-    return Part("counter", key, False, build)
+    return Part("counter", key, False, build, COMPILER)
 
 
 def cpu_part(cpu: Cpu, root: Path) -> Part:
@@ -96,17 +137,27 @@ def cpu_part(cpu: Cpu, root: Path) -> Part:
 
 def parts_of(cpu: Cpu, root: Path) -> tuple[Part, ...]:
     """Return every part of a target in the order in which they are built."""
-    return (sysroot_part(), wheels_part(), counter_part(), cpu_part(cpu, root), lite_part())
+    needed = (sysroot_part(), wheels_part(), counter_part(), cpu_part(cpu, root))
+    return (*needed, lite_part(), executorch_part(), litert_part())
 
 
 def _wheels(name: str, wanted: tuple[wheels.Wheel, ...], *, optional: bool) -> Part:
     def build(folder: Path, step: Step) -> dict[str, str]:
         with tempfile.TemporaryDirectory(prefix="edgeveil-wheels-") as work:
-            step(", ".join(f"{w.distribution} {w.version}" for w in wanted))
-            wheels.fetch(wanted, Path(work))
-            step("verify and unpack")
-            wheels.unpack(wanted, Path(work), folder / "site")
-        return {w.file: w.sha256 for w in wanted}
+            _unpacked(wanted, Path(work), folder / "site", step)
+        return _pins(wanted)
 
     pinned = [(w.file, w.sha256) for w in wanted]
     return Part(name, sha256_record([_RECIPE, pinned, wheels.LEFT_OUT]), optional, build)
+
+
+def _unpacked(wanted: tuple[wheels.Wheel, ...], work: Path, site: Path, step: Step) -> Path:
+    step(", ".join(f"{w.distribution} {w.version}" for w in wanted))
+    wheels.fetch(wanted, work)
+    step("verify and unpack")
+    wheels.unpack(wanted, work, site)
+    return site
+
+
+def _pins(wanted: tuple[wheels.Wheel, ...]) -> dict[str, str]:
+    return {w.file: w.sha256 for w in wanted}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -17,12 +18,12 @@ from runtime_check.targets.cache import build_part, locked
 from runtime_check.targets.cpus import CPUS, Cpu, cpu_named
 from runtime_check.targets.emulated import Guest
 from runtime_check.targets.emulator import (
+    QEMU,
+    SYSTEM_PACKAGES,
     find_emulator,
     install_command,
     missing_programs,
 )
-
-OPTIONAL = ("lite",)
 
 
 def prepare(
@@ -40,7 +41,7 @@ def prepare(
     Args:
         name: of an emulated CPU.
         root: the cache.
-        extra: optional parts to build too, of `OPTIONAL`.
+        extra: names of optional parts to build too.
         install_system_packages: run apt-get, as root, for what is missing of the system.
         progress: told about each step.
 
@@ -50,9 +51,9 @@ def prepare(
             does not start.
     """
     cpu = cpu_named(name)
-    _require_programs(install=install_system_packages)
+    wanted = [p for p in parts.parts_of(cpu, root) if not p.optional or p.name in extra]
+    _require_programs(wanted, root, install=install_system_packages)
     with locked(root):
-        wanted = [p for p in parts.parts_of(cpu, root) if not p.optional or p.name in extra]
         for number, part in enumerate(wanted):
 
             def step(text: str, number: int = number, part: parts.Part = part) -> None:
@@ -75,8 +76,9 @@ def state(name: str, root: Path) -> TargetState:
     Raises:
         InputError: there is no such CPU.
     """
-    found = [_program_state(program) for program in ("qemu-aarch64", "cc")]
-    for part in parts.parts_of(cpu_named(name), root):
+    made = parts.parts_of(cpu_named(name), root)
+    found = [_program_state(program, made, root) for program in SYSTEM_PACKAGES]
+    for part in made:
         facts = part.facts(root)
         how = f"edgeveil target prepare {name}" + (f" --with {part.name}" * part.optional)
         detail = f"missing; run: {how}" if facts is None else _said(part, facts)
@@ -107,7 +109,7 @@ def remove(name: str, root: Path) -> tuple[str, ...]:
         others = [o for o in CPUS if o != name and any(_folders(root, o))]
         gone = _folders(root, name)
         if not others:
-            shared = ("sysroot", "wheels", "counter", "lite")
+            shared = [p.name for p in parts.parts_of(cpu_named(name), root) if p.name != name]
             gone += [folder for part in shared for folder in _folders(root, part)]
         for folder in gone:
             shutil.rmtree(folder)
@@ -116,26 +118,35 @@ def remove(name: str, root: Path) -> tuple[str, ...]:
 
 def _folders(root: Path, part: str) -> list[Path]:
     # A part's folder is its name and twelve digits; a started runner's is the CPU's with a suffix.
-    return sorted(p for p in root.glob(f"{part}*-????????????") if p.is_dir())
+    names = (f"{part}-????????????", f"{part}-started-????????????")
+    return sorted(p for name in names for p in root.glob(name) if p.is_dir())
 
 
 def _said(part: parts.Part, facts: dict[str, str]) -> str:
     if part.name == "sysroot":
         return f"Debian arm64, {len(facts)} packages, libc6 {facts.get('libc6', 'unknown')}"
-    return ", ".join(facts) if part.name in ("wheels", "lite") else "ready"
+    return ", ".join(facts) if any(name.endswith(".whl") for name in facts) else "ready"
 
 
-def _program_state(program: str) -> PartState:
-    if program in missing_programs():
-        detail = f"missing; as root: {' '.join(install_command((program,)))}"
-        return PartState(part=program, ready=False, optional=program == "cc", detail=detail)
-    emulator = find_emulator() if program == "qemu-aarch64" else None
-    detail = "C compiler, for the instruction counter" if emulator is None else emulator.version
-    return PartState(part=program, ready=True, optional=program == "cc", detail=detail)
+def _program_state(program: str, made: Sequence[parts.Part], root: Path) -> PartState:
+    uses = [part for part in made if part.compiler == program]
+    optional = program != QEMU
+    if not missing_programs((program,)):
+        emulator = find_emulator() if program == QEMU else None
+        detail = f"builds {', '.join(p.name for p in uses)}" if not emulator else emulator.version
+        return PartState(part=program, ready=True, optional=optional, detail=detail)
+    if uses and all(part.facts(root) is not None for part in uses):
+        detail = f"not here, nor needed: {', '.join(p.name for p in uses)} is built"
+        return PartState(part=program, ready=True, optional=optional, detail=detail)
+    detail = f"missing; as root: {' '.join(install_command((program,)))}"
+    return PartState(part=program, ready=False, optional=optional, detail=detail)
 
 
-def _require_programs(*, install: bool) -> None:
-    lacking = missing_programs()
+def _require_programs(wanted: Sequence[parts.Part], root: Path, *, install: bool) -> None:
+    """Refuse where a program is missing that runs or builds what is not there yet."""
+    compilers = [p.compiler for p in wanted if p.compiler is not None and p.facts(root) is None]
+    needed = (QEMU, *compilers)
+    lacking = missing_programs(needed)
     if not lacking:
         return
     command = install_command(lacking)
@@ -154,7 +165,7 @@ def _require_programs(*, install: bool) -> None:
             env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
             check=False,
         )
-    if done.returncode != 0 or missing_programs():
+    if done.returncode != 0 or missing_programs(needed):
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise UnsupportedHereError(f"apt-get did not bring {' and '.join(lacking)}: {last}")
 
@@ -183,9 +194,10 @@ def _start_once(cpu: Cpu, root: Path) -> None:
 
 
 def _hello(guest: Guest) -> dict[str, str]:
-    lite = parts.lite_part().facts(guest.root) is not None
-    session = guest.session(bytecode=True)
-    try:
-        return session.hello(("onnxruntime", *(("torch",) if lite else ()))).versions
-    finally:
-        session.close()
+    imports = {"torch": parts.lite_part(), "ai_edge_litert.interpreter": parts.litert_part()}
+    found = [name for name, part in imports.items() if part.facts(guest.root) is not None]
+    versions: dict[str, str] = {}
+    for kind in guest.runners():
+        with contextlib.closing(guest.session(kind, bytecode=True)) as session:
+            versions |= session.hello(("onnxruntime", *found) if kind == "python" else ()).versions
+    return versions

@@ -13,10 +13,16 @@ from export.bundle import Bundle
 from records.errors import ArtifactError
 from records.manifest import Artifact
 from records.parity import Mode
-from runtime_check.runtime import probe, require_input
+from runtime_check.runtime import RUNTIME_OF, probe, require_input
 from runtime_check.targets.session import RunnerSession
 
-RUNTIME_NAMES = {"onnx": "ort", "torchscript-lite": "lite"}
+_MODES: dict[str, Mode] = {
+    "onnx": "default",
+    "ort": "default",
+    "torchscript-lite": "qnnpack",
+    "executorch": "xnnpack",
+    "litert": "xnnpack",
+}
 
 
 def remote_modes(artifact: Artifact) -> tuple[Mode, ...]:
@@ -24,9 +30,10 @@ def remote_modes(artifact: Artifact) -> tuple[Mode, ...]:
 
     ``precise`` is missing: it changes x86 kernels only.
     """
-    if artifact.format != "onnx":
-        return ("qnnpack",)
-    return ("default", "optimizations-off") if artifact.precision == "int8" else ("default",)
+    shipping = _MODES[artifact.format]
+    if artifact.format == "onnx" and artifact.precision == "int8":
+        return (shipping, "optimizations-off")
+    return (shipping,)
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,8 @@ class RemoteRuntime:
 
     @property
     def name(self) -> str:
-        """Short name of the runtime: ``ort`` or ``lite``."""
-        return RUNTIME_NAMES[self.format]
+        """Short name of the runtime, of `records.parity.RuntimeName`."""
+        return RUNTIME_OF[self.format]
 
     def load(self, bundle: Bundle, artifact: Artifact, *, threads: int = 1) -> RemoteArtifact:
         """Send the artifact's verified bytes, load them there and probe them.

@@ -27,11 +27,12 @@ import numpy as np
 PROTOCOL = "edgeveil.runner/1"
 MARK_CALL = 7777
 _MAX_LINE = 65536
-_DISTRIBUTIONS = ("numpy", "onnxruntime", "torch")
+_PAGE = 4096
+_DISTRIBUTIONS = ("numpy", "onnxruntime", "torch", "ai-edge-litert")
 
 
 class OnnxModel:
-    """An ONNX model in ONNX Runtime."""
+    """An ONNX model in ONNX Runtime, from an ``.onnx`` or an ``.ort`` file."""
 
     def __init__(self, data: bytes, request: dict[str, Any]) -> None:
         """Open a session; ``mode`` as in `records.parity.Mode`."""
@@ -82,8 +83,37 @@ class LiteModel:
         return output.contiguous().numpy()
 
 
+class LitertModel:
+    """A LiteRT model under XNNPACK, which its interpreter takes by default."""
+
+    def __init__(self, data: bytes, request: dict[str, Any]) -> None:
+        """Open an interpreter; a file of edgeveil has one input and one output."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._interpreter = Interpreter(model_content=data, num_threads=request["threads"])
+        self._interpreter.allocate_tensors()
+        self._input = self._interpreter.get_input_details()[0]["index"]
+        self._output = self._interpreter.get_output_details()[0]["index"]
+        self._batch = 1
+
+    def run(self, batch: Any) -> Any:
+        """Return the output of float32 (N, …) as a numpy array."""
+        if len(batch) != self._batch:
+            self._interpreter.resize_tensor_input(self._input, batch.shape)
+            self._interpreter.allocate_tensors()
+            self._batch = len(batch)
+        self._interpreter.set_tensor(self._input, batch)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(self._output)
+
+
 Requests = io.FileIO | io.BytesIO
-FORMATS = {"onnx": OnnxModel, "torchscript-lite": LiteModel}
+FORMATS = {
+    "onnx": OnnxModel,
+    "ort": OnnxModel,
+    "torchscript-lite": LiteModel,
+    "litert": LitertModel,
+}
 
 
 class Runner:
@@ -151,8 +181,12 @@ class Runner:
 
 
 def _batch(request: dict[str, Any], data: bytes) -> Any:
-    # A copy: torch wants memory that it may write to.
-    return np.frombuffer(data, np.float32).reshape(request["shape"]).copy()
+    # A copy, as torch wants memory that it may write to, and at the start of a page, as copies of
+    # other alignment take more instructions.
+    memory = np.empty(len(data) + _PAGE, np.uint8)
+    start = -memory.ctypes.data % _PAGE
+    memory[start : start + len(data)] = np.frombuffer(data, np.uint8)
+    return memory[start : start + len(data)].view(np.float32).reshape(request["shape"])
 
 
 def serve(requests: Requests, answers: BinaryIO) -> None:
@@ -202,6 +236,9 @@ def _exactly(source: Requests, count: int) -> bytes:
 
 def main() -> None:
     """Serve on the standard streams; whatever a runtime prints goes to standard error."""
+    # ONNX Runtime from 1.29 on sends telemetry, and leaves a device id in the home folder, unless
+    # it is told not to before it is imported (https://github.com/microsoft/onnxruntime/pull/27379).
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     serve(io.FileIO(0), answers)

@@ -42,7 +42,12 @@ class RunnerSession:
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str] | None, *, name: str
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None,
+        *,
+        name: str,
+        preamble: bytes = b"",
     ) -> None:
         """Start the process.
 
@@ -50,9 +55,11 @@ class RunnerSession:
             command: program and arguments.
             environment: the process's whole environment; None gives it this one's.
             name: of the target, for errors.
+            preamble: sent before the first request.
 
         Raises:
             UnsupportedHereError: the program cannot be started.
+            ArtifactError: it did not take the preamble.
         """
         self._name = name
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in close()
@@ -71,6 +78,7 @@ class RunnerSession:
         # Both are pipes, as asked for above.
         self._requests = cast("IO[bytes]", self._process.stdin)
         self._answers = cast("IO[bytes]", self._process.stdout)
+        self._send(preamble)
 
     def hello(self, imports: Sequence[str] = ()) -> Answer:
         """Return what the runner says of itself, after it imported ``imports``.

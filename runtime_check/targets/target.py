@@ -33,8 +33,11 @@ class Target(Protocol):
     def runtime(self, artifact: Artifact, mode: Mode | None = None) -> Runtime:
         """Return the runtime of an artifact there; ``mode`` None takes that of its shipping."""
 
-    def counting(self) -> AbstractContextManager[tuple[RunnerSession, Path]]:
+    def counting(self, artifact_format: str) -> AbstractContextManager[tuple[RunnerSession, Path]]:
         """Yield a fresh runner under the instruction counter, and the file that it writes.
+
+        Args:
+            artifact_format: what it will run.
 
         Raises:
             UnsupportedHereError: nothing counts instructions there, or it does not start.

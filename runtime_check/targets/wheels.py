@@ -68,6 +68,24 @@ LITE_WHEELS = (
         "f0fa19c6845758ab08074a0cfa8b7aecb71c999ca73d62883bc25cc018c4e548",
     ),
 )
+#: Its C++ libraries and headers are used, its Python packages are not: they need torch.
+EXECUTORCH_WHEELS = (
+    Wheel(
+        "executorch",
+        "1.5.1",
+        "executorch-1.5.1-cp311-cp311-manylinux_2_28_aarch64.whl",
+        "8ee02348a3ea80ddf770822911ebf78da616b73afce0fbaaa79f23311c88c66a",
+    ),
+)
+#: Its interpreter imports numpy alone.
+LITERT_WHEELS = (
+    Wheel(
+        "ai-edge-litert",
+        "2.3.0",
+        "ai_edge_litert-2.3.0-cp311-cp311-manylinux_2_27_aarch64.whl",
+        "853fc608f96da87bd5f3458465dfb9abbf18d5ae6b94eceacead407146f175ae",
+    ),
+)
 
 
 def fetch(wheels: Iterable[Wheel], folder: Path) -> None:

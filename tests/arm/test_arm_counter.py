@@ -66,7 +66,7 @@ def guest(request: pytest.FixtureRequest) -> Guest:
 
 
 def run(guest: Guest, counts: Path | None, *arguments: str) -> str:
-    command = guest.command(counts)
+    command = guest.command(counts=counts)
     prefix = parts.cpu_part(guest.cpu, guest.root).folder(guest.root)
     assert command[-2] == str(prefix / PYTHON)
     done = subprocess.run(

@@ -171,10 +171,9 @@ def test_few_images_serve_twice(count: int) -> None:
 def test_the_typical_mse_is_that_of_the_mean_psnr() -> None:
     rng = np.random.default_rng(0)
     x, truth = rng.uniform(0, 1, (2, 5, 3, 8, 8)).astype(np.float32)
-    pairs = zip(truth, x, strict=True)
     decibels = [
         peak_signal_noise_ratio(t, v, data_range=1.0)  # type: ignore[no-untyped-call]
-        for t, v in pairs
+        for t, v in zip(truth, x, strict=True)
     ]
     found = typical_mse(torch.from_numpy(x), torch.from_numpy(truth))
     assert -10 * math.log10(found) == pytest.approx(np.mean(decibels), abs=1e-4)

@@ -85,3 +85,10 @@ def test_own_work_is_not_others() -> None:
     share = others_share(before, after)
     assert share is not None
     assert 0.0 <= share <= 1.0
+
+
+def test_vcgencmd_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = _tree(tmp_path, {"vcgencmd": "#!/bin/sh\necho throttled=0x4\n"})
+    (root / "vcgencmd").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{root}:/usr/bin:/bin")
+    assert machine_state().throttled_bits == 0x4

@@ -40,19 +40,35 @@ def bundle() -> Bundle:
     return cast("Bundle", SimpleNamespace(edges=lambda _precision=None: edges))
 
 
-def emulated(*, lite: bool) -> EmulatedTarget:
-    # Made without its runner: what it lacks is known before anything runs there.
+def emulated(*parts: str) -> EmulatedTarget:
+    # Made without its runners: what it lacks is known before anything runs there.
     target = EmulatedTarget.__new__(EmulatedTarget)
-    target.__dict__.update(_lite={} if lite else None, _record=SimpleNamespace(name="cortex-a72"))
+    has: dict[str, dict[str, str]] = {part: {} for part in parts}
+    target.__dict__.update(_optional=has, _record=SimpleNamespace(name="cortex-a72"))
     return target
 
 
-def test_the_added_formats_do_not_run_on_an_emulated_target() -> None:
-    target = emulated(lite=True)
-    assert [a.format for a in runnable_edges(bundle(), "int8", target)] == list(FORMATS[:2])
-    reasons = {s.artifact: s.reason for s in skipped_artifacts(bundle(), target)}
-    assert list(reasons) == [f"edge_{kind}" for kind in FORMATS[2:]]
-    assert all(name.removeprefix("edge_") in reason for name, reason in reasons.items())
+def test_every_format_runs_on_a_target_that_has_all_parts() -> None:
+    target = emulated("lite", "executorch", "litert")
+    assert [a.format for a in runnable_edges(bundle(), "int8", target)] == list(FORMATS)
+    assert skipped_artifacts(bundle(), target) == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [("torchscript-lite", "lite"), ("executorch", "executorch"), ("litert", "litert")],
+)
+def test_a_target_without_a_part_says_how_to_get_it(kind: str, part: str) -> None:
+    target = emulated(*({"lite", "executorch", "litert"} - {part}))
+    running = [a.format for a in runnable_edges(bundle(), "int8", target)]
+    assert running == [name for name in FORMATS if name != kind]
+    (skipped,) = skipped_artifacts(bundle(), target)
+    assert skipped.artifact == f"edge_{kind}"
+    assert skipped.reason.endswith(f"run: edgeveil target prepare cortex-a72 --with {part}")
+
+
+def test_a_format_that_no_runner_knows_is_named() -> None:
+    assert "fx-graph" in str(emulated("lite").missing(edge("fx-graph")))
 
 
 @pytest.mark.parametrize(
@@ -79,11 +95,3 @@ def test_what_a_format_lacks_is_said_with_its_extra(
     )
     reason = why_not_here(edge(kind))
     assert reason is None if says is None else reason is not None and reason.endswith(says)
-
-
-def test_a_target_without_torch_says_how_to_get_it() -> None:
-    target = emulated(lite=False)
-    assert [a.format for a in runnable_edges(bundle(), "int8", target)] == ["onnx"]
-    first = skipped_artifacts(bundle(), target)[0]
-    assert first.artifact == "edge_torchscript-lite"
-    assert "--with lite" in first.reason

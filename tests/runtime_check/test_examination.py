@@ -124,3 +124,12 @@ def test_what_will_be_skipped() -> None:
     assert doctor.skipped(many, [broken]) == (
         "every .ptl artifact: torch is not installed; run: pip install '.[export]'",
     )
+
+
+def test_without_ssh_no_device_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "ssh_missing", lambda: None)
+    assert doctor.devices_skipped() == ()
+    monkeypatch.setattr(doctor, "ssh_missing", lambda: "ssh is not here; install it")
+    assert doctor.devices_skipped() == (
+        "device and every ssh:// target: ssh is not here; install it",
+    )

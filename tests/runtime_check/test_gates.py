@@ -12,6 +12,7 @@ from records.parity import (
     FloatParity,
     Fusion,
     Gate,
+    HostDifference,
     Interval,
     LsbDifference,
     Mode,
@@ -25,6 +26,7 @@ from runtime_check.gates import (
     fp32_gates,
     fusion_gates,
     identical_share_floor,
+    target_gates,
     wire_gates,
 )
 
@@ -133,6 +135,29 @@ def test_one_convolution_left_in_float_fails() -> None:
 
     assert failures(fusion_gates([fusion(5)], "default")) == []
     assert failures(fusion_gates([fusion(4)], "default")) == ["convolutions_fused"]
+
+
+def from_host(max_lsb: int) -> HostDifference:
+    lsb = row(Measured(max_lsb=max_lsb), "executorch").lsb
+    assert lsb is not None
+    return HostDifference(
+        artifact="edge", mode="xnnpack", host_mode="xnnpack", from_host=lsb, host_from_eager=lsb
+    )
+
+
+def test_integer_kernels_give_the_hosts_bits_on_a_target() -> None:
+    assert failures(target_gates([], [from_host(0)], {"edge"}, RECIPE)) == []
+    gates = target_gates([], [from_host(1)], {"edge"}, RECIPE)
+    assert failures(gates) == ["target_max_lsb_from_host"]
+    assert tuple(target_gates([], [from_host(1)], {"other"}, RECIPE)) == ()
+
+
+@pytest.mark.parametrize(("within", "name"), [(0.99, []), (0.9899, ["target_share_within_1_lsb"])])
+def test_litert_keeps_one_lsb_too_on_a_target(within: float, name: list[str]) -> None:
+    rows = [row(Measured(within=within), "litert"), row(Measured(within=within), "executorch")]
+    gates = tuple(target_gates(rows, [], (), RECIPE))
+    assert len(gates) == 1
+    assert failures(gates) == name
 
 
 def test_fp32_edges_must_agree() -> None:

@@ -16,7 +16,7 @@ from runtime_check.ort import ort_mode
 from runtime_check.runtime import Runtime
 from runtime_check.targets import runner
 from runtime_check.targets.counters import CLASSES
-from runtime_check.targets.remote import RemoteRuntime
+from runtime_check.targets.remote import RemoteRuntime, remote_modes
 from runtime_check.targets.session import RunnerSession
 
 COMMAND = (sys.executable, str(Path(runner.__file__)))
@@ -61,15 +61,16 @@ class Here:
         return None if runs else f"no {artifact.format} here"
 
     def modes(self, artifact: Artifact) -> tuple[Mode, ...]:
-        if artifact.format != "onnx":
-            return ("qnnpack",)
-        return (ort_mode().mode, "optimizations-off") if artifact.precision == "int8" else _FP32
+        first, *others = remote_modes(artifact)
+        if artifact.format == "onnx" and artifact.precision == "int8":
+            first = ort_mode().mode
+        return (first, *others)
 
     def runtime(self, artifact: Artifact, mode: Mode | None = None) -> Runtime:
         return RemoteRuntime(self.session, artifact.format, mode or self.modes(artifact)[0])
 
     @contextlib.contextmanager
-    def counting(self) -> Iterator[tuple[RunnerSession, Path]]:
+    def counting(self, artifact_format: str) -> Iterator[tuple[RunnerSession, Path]]:
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
@@ -86,6 +87,3 @@ class Here:
 
     def __exit__(self, *caught: object) -> None:
         self.session.close()
-
-
-_FP32: tuple[Mode, ...] = ("default",)

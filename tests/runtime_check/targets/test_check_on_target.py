@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +18,7 @@ from records.codec import without_timings
 from records.errors import ArtifactError, UnsupportedHereError
 from runtime_check.check import check_bundle
 from runtime_check.gates import failed
+from runtime_check.targets import runner
 from runtime_check.targets.target import Target
 from tests.runtime_check.targets.here import Here
 from tests.runtime_check.tiny_bundle import (
@@ -38,6 +40,10 @@ if TYPE_CHECKING:
     from runtime_check.runtime import LoadedArtifact, Runtime
 
 
+#: Those that ``runner.py`` runs, of which this installation has the runtime.
+FORMATS = ("ptl", "onnx", "ort", *(["tflite"] if find_spec("ai_edge_litert") else []))
+
+
 @pytest.fixture(scope="module")
 def tiny(
     tmp_path_factory: pytest.TempPathFactory,
@@ -45,7 +51,7 @@ def tiny(
     tiny_images: npt.NDArray[np.uint8],
 ) -> tuple[Bundle, ImageSplits]:
     model = with_varied_classes(tiny_model, tiny_images)
-    return tiny_bundle(tmp_path_factory.mktemp("on_target"), model, tiny_images)
+    return tiny_bundle(tmp_path_factory.mktemp("on_target"), model, tiny_images, 8, FORMATS)
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +88,13 @@ def test_the_host_stands_beside_it(tiny: tuple[Bundle, ImageSplits], here: Here)
         assert row.host_from_eager == local[row.artifact, row.host_mode].lsb
         if row.mode == row.host_mode:
             assert row.from_host.share_identical == 1.0
-    assert [pair.artifact for pair in record.host_fp32] == ["edge_fp32_onnx", "edge_fp32_lite"]
+    assert {pair.artifact for pair in record.host_fp32} == {a.name for a in bundle.edges("fp32")}
     assert all(pair.parity_sqnr_db is None for pair in record.host_fp32)
     # The target's FP32 edge has a gate against the host's.
     gates = [g for g in record.gates if g.name == "fp32_parity_sqnr_db"]
-    assert {g.artifact for g in gates} == {"edge_fp32_onnx", "edge_fp32_lite"}
+    assert {g.artifact for g in gates} == {a.name for a in bundle.edges("fp32")}
+    exact = {g.artifact for g in record.gates if g.name == "target_max_lsb_from_host"}
+    assert exact == {"edge_int8_lite", "edge_int8_wire_lite"}
 
 
 def test_a_wrong_artifact_fails_there_too(
@@ -122,7 +130,7 @@ def test_what_does_not_run_there_is_listed(tiny: tuple[Bundle, ImageSplits]) -> 
 def test_nothing_to_run_is_unsupported(tiny: tuple[Bundle, ImageSplits], tmp_path: Path) -> None:
     bundle, splits = tiny
     recipe = bundle.manifest.recipe.attack
-    with Here(lacks=("torchscript-lite", "onnx")) as target:
+    with Here(lacks=tuple(runner.FORMATS)) as target:
         with pytest.raises(UnsupportedHereError, match="no onnx here"):
             check_bundle(bundle, splits.victim, target=target)
         with pytest.raises(UnsupportedHereError, match="no onnx here"):

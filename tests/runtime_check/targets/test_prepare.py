@@ -29,17 +29,28 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (folder / "usr").mkdir()
         done.append("sysroot")
 
+    def unpack(wanted: object, source: Path, site: Path) -> None:
+        (site / "executorch" / "lib").mkdir(parents=True)
+        for name in emulator.RUNNER_LIBRARIES:
+            (site / "executorch" / "lib" / f"lib{name}.so").touch()
+
+    def compile_runner(package: Path, version: str, target: Path) -> None:
+        assert (package / "lib").is_dir()
+        done.append(f"runner {version}")
+        target.touch()
+
     def start(guest: emulated.Guest) -> dict[str, str]:
         done.append(f"start {guest.cpu.name}")
         return {}
 
-    monkeypatch.setattr(prepare, "missing_programs", lambda: ())
+    monkeypatch.setattr(prepare, "missing_programs", lambda programs: ())
     monkeypatch.setattr(prepare, "find_emulator", lambda: Emulator("/bin/qemu", "qemu 1"))
     monkeypatch.setattr(emulated, "find_emulator", lambda: Emulator("/bin/qemu", "qemu 1"))
     monkeypatch.setattr(sysroot, "build_sysroot", fill)
     monkeypatch.setattr(wheels, "fetch", lambda wanted, folder: done.append(wanted[0].distribution))
-    monkeypatch.setattr(wheels, "unpack", lambda wanted, source, site: site.mkdir())
+    monkeypatch.setattr(wheels, "unpack", unpack)
     monkeypatch.setattr(parts, "build_counter", lambda target: done.append("counter"))
+    monkeypatch.setattr(parts, "build_executorch_runner", compile_runner)
     monkeypatch.setattr(prepare, "_hello", start)
     return done
 
@@ -55,6 +66,23 @@ def test_each_part_is_built_once_and_shared(built: list[str], tmp_path: Path) ->
     cpuinfo = next(tmp_path.glob("cortex-a76-????????????/proc/cpuinfo"))
     assert cpuinfo.read_text() == CPUS["cortex-a76"].cpuinfo()
     assert (cpuinfo.parents[1] / "usr").resolve().is_dir()
+
+
+def test_the_runner_of_executorch_lies_beside_its_libraries(
+    built: list[str], tmp_path: Path
+) -> None:
+    state = prepare.prepare("cortex-a76", tmp_path, extra=("executorch", "litert"))
+    version = wheels.EXECUTORCH_WHEELS[0].version
+    assert built[3:-1] == ["executorch", f"runner {version}", "ai-edge-litert"]
+    folder = parts.executorch_part().folder(tmp_path)
+    assert (folder / parts.RUNNER).is_file()
+    assert len(list((folder / "lib").iterdir())) == len(emulator.RUNNER_LIBRARIES)
+    details = {part.part: part.detail for part in state.parts}
+    assert details["executorch"] == wheels.EXECUTORCH_WHEELS[0].file
+    guest = emulated.Guest(CPUS["cortex-a76"], tmp_path, Emulator("/bin/qemu", "qemu 1"))
+    assert guest.runners() == ("python", "executorch")
+    assert guest.command("executorch")[-1] == str(folder / parts.RUNNER)
+    assert str(parts.litert_part().folder(tmp_path)) in guest.environment()["PYTHONPATH"]
 
 
 def test_a_killed_preparation_goes_on_where_it_was(
@@ -96,6 +124,51 @@ def test_removing_keeps_what_another_target_shares(built: list[str], tmp_path: P
     assert prepare.remove("cortex-a76", tmp_path / "none") == ()
 
 
+def test_removing_takes_each_part_by_its_own_name(built: list[str], tmp_path: Path) -> None:
+    # One name begins with another.
+    prepare.prepare("cortex-a72", tmp_path, extra=("lite", "litert"))
+    gone = prepare.remove("cortex-a72", tmp_path)
+    assert len(gone) == len(set(gone))
+    assert {"lite", "litert"} <= {name.rsplit("-", 1)[0] for name in gone}
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *programs: str) -> None:
+    """Let those programs be missing on this machine, and no other."""
+    monkeypatch.setattr(
+        prepare, "missing_programs", lambda wanted: tuple(p for p in wanted if p in programs)
+    )
+
+
+def test_a_cross_compiler_is_asked_for_where_it_builds_something(
+    built: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without(monkeypatch, emulator.CROSS_COMPILER)
+    assert prepare.prepare("cortex-a72", tmp_path, extra=("lite", "litert")).ready
+    built.clear()
+    with pytest.raises(UnsupportedHereError, match=r"apt-get install .* g\+\+-aarch64-linux-gnu"):
+        prepare.prepare("cortex-a72", tmp_path, extra=("executorch",))
+    assert built == []
+    states = {part.part: part for part in prepare.state("cortex-a72", tmp_path).parts}
+    assert not states[emulator.CROSS_COMPILER].ready
+    assert "g++-aarch64-linux-gnu" in states[emulator.CROSS_COMPILER].detail
+    assert states["executorch"].detail.endswith("target prepare cortex-a72 --with executorch")
+
+
+def test_compilers_are_not_asked_for_where_everything_is_built(
+    built: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prepare.prepare("cortex-a72", tmp_path, extra=("executorch",))
+    built.clear()
+    without(monkeypatch, emulator.COMPILER, emulator.CROSS_COMPILER)
+    state = prepare.prepare("cortex-a72", tmp_path, extra=("executorch",))
+    assert built == []
+    found = {part.part: part for part in state.parts}
+    for program in (emulator.COMPILER, emulator.CROSS_COMPILER):
+        assert found[program].ready
+        assert "nor needed" in found[program].detail
+
+
 def test_missing_programs_are_all_named_with_one_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -113,7 +186,7 @@ def test_missing_programs_are_all_named_with_one_command(
 def test_packages_are_installed_by_root_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(prepare, "missing_programs", lambda: ("qemu-aarch64",))
+    without(monkeypatch, "qemu-aarch64")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(UnsupportedHereError, match="only root"):
         prepare.prepare("cortex-a72", tmp_path, install_system_packages=True)
@@ -187,7 +260,7 @@ def test_the_guest_gets_no_variable_of_the_host(built: list[str], tmp_path: Path
     assert set(guest.environment()) == {
         *("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "LANG", "PYTHONDONTWRITEBYTECODE")
     }
-    command = guest.command(tmp_path / "counts")
+    command = guest.command(counts=tmp_path / "counts")
     assert command[:3] == ["/bin/qemu", "-cpu", "cortex-a76"]
     assert command[command.index("-plugin") + 1].endswith(f"counter.so,out={tmp_path / 'counts'}")
 
@@ -207,9 +280,20 @@ def test_the_counter_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(emulator, "find_compiler", lambda: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UnsupportedHereError, match=r"apt-get install .* gcc"):
         emulator.build_counter(tmp_path / "counter.so")
+    with pytest.raises(UnsupportedHereError, match=r"apt-get install .* g\+\+-aarch64-linux-gnu"):
+        emulator.build_executorch_runner(tmp_path, "1.5.1", tmp_path / "runner")
+
+
+def test_a_compiler_that_refuses_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\necho 'In file x:' >&2\necho 'x.h: error: no y' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(compiler))
+    with pytest.raises(UnsupportedHereError, match=r"cannot build .*ExecuTorch.*: error: no y"):
+        emulator.build_executorch_runner(tmp_path, "1.5.1", tmp_path / "runner")
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 from records.errors import UnsupportedHereError
 from records.hashing import sha256_file
 from runtime_check.targets.wheels import (
+    EXECUTORCH_WHEELS,
     LITE_WHEELS,
+    LITERT_WHEELS,
     RUNTIME_WHEELS,
     Wheel,
     WheelError,
@@ -29,19 +31,26 @@ def made(folder: Path, **members: str) -> Wheel:
 
 
 def test_every_pin_names_one_file_of_its_version() -> None:
-    for wheel in (*RUNTIME_WHEELS, *LITE_WHEELS):
+    for wheel in (*RUNTIME_WHEELS, *LITE_WHEELS, *EXECUTORCH_WHEELS, *LITERT_WHEELS):
         name = wheel.distribution.replace("-", "_")
         assert wheel.file.startswith(f"{name}-{wheel.version}-")
         assert len(wheel.sha256) == 64
         assert "aarch64" in wheel.file or wheel.file.endswith("-any.whl")
 
 
-def test_the_target_has_the_onnx_runtime_that_the_bundle_was_checked_with() -> None:
+@pytest.mark.parametrize(
+    ("extra", "distribution"),
+    [("export", "onnxruntime"), ("executorch", "executorch"), ("litert", "ai-edge-litert")],
+)
+def test_the_target_has_the_runtime_that_the_bundle_was_checked_with(
+    extra: str, distribution: str
+) -> None:
     setup = configparser.ConfigParser()
     setup.read(Path(__file__).parents[3] / "setup.cfg")
-    (onnxruntime,) = (w for w in RUNTIME_WHEELS if w.distribution == "onnxruntime")
-    extra = setup["options.extras_require"]["export"].split()
-    assert f"onnxruntime=={onnxruntime.version}" in extra
+    pinned = (*RUNTIME_WHEELS, *EXECUTORCH_WHEELS, *LITERT_WHEELS)
+    (wheel,) = (w for w in pinned if w.distribution == distribution)
+    wanted = setup["options.extras_require"][extra].split()
+    assert f"{distribution}=={wheel.version}" in wanted
 
 
 def test_a_pinned_wheel_is_unpacked_without_what_only_compilers_read(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def quantized_weights(
 def requantizing_scales(
     scales: npt.NDArray[np.float32], source: float, output: float
 ) -> npt.NDArray[np.float32]:
-    """Return the scales (O,) with which XNNPACK multiplies sums by the very factor of QNNPACK.
+    """Return scales, shape (O,), with which XNNPACK multiplies sums by the very factor of QNNPACK.
 
     QNNPACK multiplies by ``(weight · input) · (1 / output)`` (``generate_requantization_scales`` in
     ATen/native/quantized/cpu/QnnpackUtils.h, PyTorch), XNNPACK by ``input · weight / output``, both

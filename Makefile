@@ -27,8 +27,8 @@ test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile $(PYTEST_ARGS)
 
 arm: $(VENV)/.installed
-	$(VENV)/bin/edgeveil target prepare cortex-a72 --with lite $(ARM_ARGS)
-	$(VENV)/bin/edgeveil target prepare cortex-a76 --with lite $(ARM_ARGS)
+	$(VENV)/bin/edgeveil target prepare cortex-a72 --with lite --with executorch --with litert $(ARM_ARGS)
+	$(VENV)/bin/edgeveil target prepare cortex-a76 --with lite --with executorch --with litert $(ARM_ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -191,6 +191,10 @@ class QdqWriter:
             return
         self._stored[node] = self._quantize(node, name)
 
+    def put_stored(self, node: fx.Node, name: str) -> None:
+        """Let uint8 tensor ``name`` be the quantized node, at the node's own scale."""
+        self._stored[node] = name
+
     def put_either(self, node: fx.Node, name: str, source: fx.Node) -> None:
         """Let ``name``, computed on stored integers or on floats alike, be the node.
 

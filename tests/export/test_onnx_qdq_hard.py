@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from export.onnx_qdq import write_qdq_onnx
-from export.quantize import qnnpack_engine
+from export.quantize import qnnpack_engine, quantize_edge
+from records.recipe import ExportRecipe
+from tests.export.edges import batch, split
 
 CODES = torch.arange(256)
 
@@ -167,3 +169,19 @@ def test_a_factor_a_channel_is_repeated_where_that_pays(
     images: Any = torch.randn(3, 5, side, side, generator=torch.Generator().manual_seed(0))
     operators = compare(Scaled(swapped=swapped), images, tmp_path)
     assert ("Tile" in operators) is rows
+
+
+def test_with_whole_steps_no_hard_swish_is_left(tmp_path: Path) -> None:
+    recipe = ExportRecipe(activation_observer="min-max", whole_steps=True)
+    edge = quantize_edge(split("mobilenet_v3_small", "features.8").edge, [batch()], recipe)
+    path = tmp_path / "x.onnx"
+    write_qdq_onnx(edge.float_boundary, (3, 32, 32), path, opset=17, boundary="wire")
+    operators = [node.op_type for node in onnx.load_model(path).graph.node]
+    assert not {"HardSwish", "HardSigmoid"} & set(operators)
+    assert not {"HardSigmoid", "Mul", "HardSwish"} & set(optimized_operators(tmp_path))
+    chosen = options(optimized=True)
+    chosen.add_session_config_entry("session.x64quantprecision", "1")
+    found = onnxruntime.InferenceSession(path, chosen).run(None, {"input": batch().numpy()})[0]
+    with qnnpack_engine(), torch.no_grad():
+        expected = edge.wire(batch()).numpy().astype(int)
+    assert np.mean(np.abs(found.astype(int) - expected) <= 1) >= 0.99

@@ -21,6 +21,8 @@ from export.onnx_qdq_writer import Call, QdqWriter
 
 _MAX = 255
 _CODES = np.arange(_MAX + 1)
+#: Relative changes of a scale that take a result from between two integers to FX's one.
+_NUDGES = (0.0, *(sign * size for size in (1e-6, 3e-6, 1e-5, 1e-4) for sign in (1.0, -1.0)))
 
 Codes = npt.NDArray[np.int64]
 Quantization = tuple[float, int]
@@ -47,11 +49,11 @@ def hardswish(writer: QdqWriter, call: Call) -> None:
     Where 3 is a whole number of steps, x + 3 is stored exactly, and the clamp is one of integers.
     """
     node, source = call.node, call.source
-    steps = _steps_to_three(writer, node, source)
-    if steps is None:
+    found = _steps_to_three(writer, node, source)
+    if found is None:
         writer.operate(call, "HardSwish", [writer.real(source)])
         return
-    share = _share(writer, call, steps)
+    share = _share(writer, call, *found)
     writer.operate(call, "Mul", [writer.real(source), share])
 
 
@@ -73,8 +75,13 @@ def _rescaled(writer: QdqWriter, node: fx.Node, source: fx.Node) -> list[str] | 
     ]
 
 
-def _steps_to_three(writer: QdqWriter, node: fx.Node, source: fx.Node) -> int | None:
-    """Return 3 in steps of the source's scale, where the product is exact for every integer."""
+def _steps_to_three(
+    writer: QdqWriter, node: fx.Node, source: fx.Node
+) -> tuple[int, np.float32] | None:
+    """Return 3 in steps of the source's scale, and the scale of the stored x + 3.
+
+    None where the product is not exact for every integer.
+    """
     if not (writer.is_quantized(node) and writer.is_quantized(source)):
         return None
     (scale, zero), (out, shift) = writer.quantization(source), writer.quantization(node)
@@ -86,20 +93,21 @@ def _steps_to_three(writer: QdqWriter, node: fx.Node, source: fx.Node) -> int | 
         found: Tensor = torch.ops.quantized.hardswish(x, out, shift)
         return found
 
-    wanted = _table(written, (scale, zero))
+    wanted = _table(written, (scale, zero)) - shift
     values = (_CODES - zero).astype(np.float32)
     shares = np.clip(_CODES - zero + steps, 0, 2 * steps).astype(np.float32)
-    unit = _unit(steps)
-    # The integer kernel multiplies integers first, the float operators scale them first.
-    fused = values * shares * (np.float32(scale) * unit / np.float32(out))
-    apart = (values * np.float32(scale)) * (shares * unit) / np.float32(out)
-    exact = all(
-        np.array_equal(np.clip(np.rint(found) + shift, 0, _MAX), wanted) for found in (fused, apart)
-    )
-    return steps if exact else None
+    for nudge in _NUDGES:
+        unit = np.float32((1 + nudge) / (2 * steps))
+        # The integer kernel multiplies integers first, the float operators scale them first.
+        fused = values * shares * (np.float32(scale) * unit / np.float32(out))
+        apart = (values * np.float32(scale)) * (shares * unit) / np.float32(out)
+        rounded = [np.clip(np.rint(found), -shift, _MAX - shift) for found in (fused, apart)]
+        if all(np.array_equal(found, wanted) for found in rounded):
+            return steps, unit
+    return None
 
 
-def _share(writer: QdqWriter, call: Call, steps: int) -> str:
+def _share(writer: QdqWriter, call: Call, steps: int, scale: np.float32) -> str:
     """Return ``clamp(x + 3, 0, 6) / 6``, float32, behind a DequantizeLinear."""
     zero = writer.quantization(call.source)[1]
     stored, lowest = writer.stored(call.source), zero - steps
@@ -112,7 +120,7 @@ def _share(writer: QdqWriter, call: Call, steps: int) -> str:
         bounds[1] = _constant(writer, np.uint8(lowest + 2 * steps))
     if any(bounds):
         stored = writer.graph.node("Clip", [stored, *(bounds if bounds[1] else bounds[:1])])
-    unit = writer.graph.constant("unit", np.asarray(_unit(steps)))
+    unit = writer.graph.constant("unit", np.asarray(scale))
     parameters = [unit, _constant(writer, np.uint8(lowest))]
     return writer.graph.node("DequantizeLinear", [stored, *parameters])
 
@@ -131,10 +139,6 @@ def _table(function: Callable[[Tensor], Tensor], given: Quantization) -> Codes:
     codes: Any = torch.arange(_MAX + 1, dtype=torch.uint8)
     x = torch._make_per_tensor_quantized_tensor(codes, *given)
     return np.asarray(function(x).int_repr().numpy(), np.int64)
-
-
-def _unit(steps: int) -> np.float32:
-    return np.float32(1 / (2 * steps))
 
 
 def _constant(writer: QdqWriter, value: np.uint8) -> str:

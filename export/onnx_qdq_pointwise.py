@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,40 +153,42 @@ def _binary(kind: str, *, rectified: bool = False) -> OperatorWriter:
     def write(writer: QdqWriter, call: Call) -> None:
         if call.node.kwargs:
             refuse(call.node, f"arguments {sorted(call.node.kwargs)} are not written")
-        inputs = [writer.real(argument) for argument in call.node.args[:2]]
-        if kind == "Mul":
-            inputs = _wide_enough(writer, call, inputs)
+        arguments = call.node.args[:2]
+        repeats = _repeats(writer, arguments) if kind == "Mul" else (0, 0)
+        inputs = [
+            _row(writer, argument, count) if count else writer.real(argument)
+            for argument, count in zip(arguments, repeats, strict=True)
+        ]
         put_rectified(writer, call, writer.inner(call, kind, inputs), rectified)
 
     return write
 
 
-def _wide_enough(writer: QdqWriter, call: Call, inputs: list[str]) -> list[str]:
-    """Repeat the factor of one value a channel, (C, 1, 1), along the width of an image (C, H, W).
+def _repeats(writer: QdqWriter, factors: Sequence[Any]) -> tuple[int, int]:
+    """Return how often each factor is repeated along the width of the other: mostly not, 0.
 
-    Where channels come last, ONNX Runtime multiplies C values at a time: of sixteen channels that
-    costs more for starting than for multiplying. A whole row at a time costs a third.
+    Where channels come last, ONNX Runtime multiplies an image (C, H, W) by one value a channel,
+    (C, 1, 1), C values at a time: of sixteen channels that costs more for starting than for
+    multiplying. A whole row at a time costs a third.
     """
-    nodes = call.node.args[:2]
-    if not all(isinstance(n, fx.Node) and writer.is_quantized(n) for n in nodes):
-        return inputs
-    shapes = [writer.shape(n) for n in nodes if isinstance(n, fx.Node)]
-    for place, (small, large) in enumerate((shapes, shapes[::-1])):
-        factor, wide = nodes[place], _repeats(small, large)
-        if wide and isinstance(factor, fx.Node):
-            counts = writer.graph.constant("counts", np.asarray((1, 1, 1, wide), np.int64))
-            row = writer.graph.node("Tile", [writer.stored(factor), counts])
-            parameters = writer.parameters(factor)
-            inputs[place] = writer.graph.node("DequantizeLinear", [row, *parameters])
-    return inputs
+    if not all(isinstance(factor, fx.Node) and writer.is_quantized(factor) for factor in factors):
+        return 0, 0
+    first, second = (writer.shape(factor) for factor in factors)
+    return _width(first, second), _width(second, first)
 
 
-def _repeats(small: tuple[int, ...], large: tuple[int, ...]) -> int:
-    """Return how often the factor is repeated, 0 where that would not pay."""
-    if len(large) != 3 or small != (large[0], 1, 1):
+def _width(factor: tuple[int, ...], image: tuple[int, ...]) -> int:
+    if len(image) != 3 or factor != (image[0], 1, 1):
         return 0
-    _, height, width = large
+    _, height, width = image
     return width if height * (width - 1) >= _SPARED_STARTS else 0
+
+
+def _row(writer: QdqWriter, factor: Any, count: int) -> str:
+    """Return (N, C, 1, count), float32, behind a DequantizeLinear."""
+    counts = writer.graph.constant("counts", np.asarray((1, 1, 1, count), np.int64))
+    row = writer.graph.node("Tile", [writer.stored(factor), counts])
+    return writer.graph.node("DequantizeLinear", [row, *writer.parameters(factor)])
 
 
 _ADD, _MUL = _binary("Add"), _binary("Mul")

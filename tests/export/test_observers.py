@@ -154,7 +154,7 @@ def test_a_learned_range_keeps_whole_steps() -> None:
     observer = RangeObserver("min-max", hardswish, whole_steps=True, dtype=torch.quint8)
     learned = LearnedRange(_watch(observer, x))
     with torch.no_grad():
-        learned.growth += torch.tensor([0.03, -0.07])
+        learned.growth.copy_(torch.tensor([0.03, -0.07]))
     scale, _ = learned.calculate_qparams()
     assert 3 / float(scale) == pytest.approx(round(3 / float(scale)), rel=1e-5)
     # What training rounds to is what is exported.

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.ao.nn import intrinsic, quantized
 
 from export.onnx_qdq_image import reads_image, stacked_rows
 from export.onnx_qdq_pointwise import put_rectified
+from export.onnx_qdq_shapes import reshaped
 from export.onnx_qdq_writer import Call, OperatorWriter, QdqWriter, refuse
 
 
@@ -61,13 +62,33 @@ def _float_convolution(writer: QdqWriter, call: Call) -> None:
 
 
 def _linear(writer: QdqWriter, call: Call) -> None:
-    """Quantized linear layer: Gemm for (N, features), MatMul and Add for more axes."""
+    """Quantized linear layer: a convolution of one pixel; MatMul and Add for more axes.
+
+    ONNX Runtime's integer Gemm takes an eighth more instructions than its convolution does.
+    """
     if call.module is not None:
         weight, bias = call.get("weight")(), call.get("bias")()
     else:
         weight, bias = torch.ops.quantized.linear_unpack(writer.value(_node(call, 1)))
-    names = _weights(writer, call, weight, bias)
-    put_rectified(writer, call, _product(writer, call, names), _has_relu(call))
+    node = call.node
+    if len(writer.shape(call.source)) > 1:
+        names = _weights(writer, call, weight, bias)
+        put_rectified(writer, call, _product(writer, call, names), _has_relu(call))
+        return
+    names = _weights(writer, call, weight, bias, (*weight.shape, 1, 1))
+    pixel = writer.inner(call, "Conv", [_pixel(writer, call.source), *names], kernel_shape=[1, 1])
+    put_rectified(writer, call, pixel, _has_relu(call))
+    flat = reshaped(writer, node, writer.stored(node), writer.shape(node))
+    writer.put_stored(node, flat)
+
+
+def _pixel(writer: QdqWriter, source: fx.Node) -> str:
+    """Return (N, features, 1, 1), float32: what was flattened, if that is what it was."""
+    shape = (*writer.shape(source), 1, 1)
+    stored = writer.flattened(writer.stored(source), shape)
+    if stored is None:
+        stored = reshaped(writer, source, writer.stored(source), shape)
+    return writer.graph.node("DequantizeLinear", [stored, *writer.parameters(source)])
 
 
 def _float_linear(writer: QdqWriter, call: Call) -> None:

@@ -61,7 +61,9 @@ def test_every_network_in_integers_as_eager_int8(name: str, cut: str, tmp_path: 
     edge = quantized(name, cut)
     path = written(tmp_path, edge)
     fusion = quantized_convolutions(path)
-    wanted = sum(isinstance(m, torch.ao.nn.quantized.Conv2d) for m in edge.float_boundary.modules())
+    # Linear layers are written as convolutions of one pixel.
+    kinds = (torch.ao.nn.quantized.Conv2d, torch.ao.nn.quantized.Linear)
+    wanted = sum(isinstance(m, kinds) for m in edge.float_boundary.modules())
     assert fusion.total == wanted > 0
     assert fusion.complete, fusion
     expected = eager(edge, batch()).astype(int)

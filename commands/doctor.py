@@ -53,7 +53,7 @@ def _print_record(record: DoctorRecord) -> None:
     _print_sources(record, console)
     _print_targets(record, console)
     for text in record.skipped:
-        console.print(f"skipped: {text}")
+        console.print(f"skipped: {text}", markup=False)
     if record.install is not None:
         console.print(f"for what is missing, in the checkout: {record.install}", markup=False)
 

@@ -65,7 +65,7 @@ class PteModule(nn.Module):
         return real
 
     def bias(self, number: int) -> Tensor:
-        """Return a layer's bias, float32 (O,); XNNPACK rounds it to int32 as FX does."""
+        """Return a layer's bias, float32 of shape (O,); XNNPACK rounds it to int32 as FX does."""
         bias: Tensor = getattr(self, f"bias_{number}")
         return bias
 

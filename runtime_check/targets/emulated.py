@@ -75,6 +75,8 @@ class Guest:
             "PYTHONPATH": ":".join(map(str, sites)),
             "PYTHONHASHSEED": "0",
             "OMP_NUM_THREADS": "1",
+            # Its thread would take memory at times of its own, and counts would not repeat.
+            "ORT_DISABLE_TELEMETRY": "1",
             "LANG": "C.UTF-8",
         }
         return variables if bytecode else variables | {"PYTHONDONTWRITEBYTECODE": "1"}

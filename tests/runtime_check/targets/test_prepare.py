@@ -258,7 +258,8 @@ def test_the_guest_gets_no_variable_of_the_host(built: list[str], tmp_path: Path
     prepare.prepare("cortex-a76", tmp_path)
     guest = emulated.Guest(CPUS["cortex-a76"], tmp_path, Emulator("/bin/qemu", "qemu 1"))
     assert set(guest.environment()) == {
-        *("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "LANG", "PYTHONDONTWRITEBYTECODE")
+        *("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "LANG", "PYTHONDONTWRITEBYTECODE"),
+        "ORT_DISABLE_TELEMETRY",
     }
     command = guest.command(counts=tmp_path / "counts")
     assert command[:3] == ["/bin/qemu", "-cpu", "cortex-a76"]

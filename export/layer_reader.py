@@ -150,8 +150,8 @@ def _quantized_convolution(reader: LayerReader, call: Call) -> None:
     source = reader.value(call.source)
     if call.get("padding_mode", None, "zeros") not in (None, "zeros"):
         refuse(call.node, "only zero padding is written")
-    packed = _packed(reader, call)
-    weights = quantized_weights(call.node, source, *packed.unpack())
+    packed, output = _packed(reader, call), reader.facts.value(call.node)
+    weights = quantized_weights(call.node, source, output, *packed.unpack())
     reader.add(
         call,
         "convolution",
@@ -185,12 +185,12 @@ def _float_convolution(reader: LayerReader, call: Call) -> None:
 
 
 def _quantized_linear(reader: LayerReader, call: Call) -> None:
-    source = reader.value(call.source)
+    source, output = reader.value(call.source), reader.facts.value(call.node)
     if isinstance(call.module, quantized.Linear):
         weight, bias = call.get("weight")(), call.get("bias")()
     else:
         weight, bias = torch.ops.quantized.linear_unpack(_packed(reader, call))
-    weights = quantized_weights(call.node, source, weight, bias)
+    weights = quantized_weights(call.node, source, output, weight, bias)
     reader.add(call, "linear", (source,), weights, relu=_has_relu(call))
 
 

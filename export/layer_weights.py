@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
 from export.fx_facts import refuse
 from export.layers import Value, Weights
 
+_MOST_NEIGHBOURS = 3
 
-def quantized_weights(node: fx.Node, source: Value, weight: Tensor, bias: Tensor | None) -> Weights:
+
+def quantized_weights(
+    node: fx.Node, source: Value, output: Value, weight: Tensor, bias: Tensor | None
+) -> Weights:
     """Return int8 weights with one scale an output channel and an int32 bias.
 
     The bias is in units of input scale times weight scale, rounded as torch's QNNPACK does
-    (``QuantizeBias`` in ATen/native/quantized/cpu/QuantUtils.h, PyTorch).
+    (``QuantizeBias`` in ATen/native/quantized/cpu/QuantUtils.h, PyTorch). Scales: see
+    `requantizing_scales`.
 
     Args:
         node: names the layer in errors.
         source: the layer's input.
+        output: what the layer gives.
         weight: qint8 of shape (O, I / groups, kh, kw) or (O, I), per tensor or per output
             channel, zero point 0.
         bias: float32 (O,), or None for zeros.
@@ -32,16 +40,58 @@ def quantized_weights(node: fx.Node, source: Value, weight: Tensor, bias: Tensor
         refuse(node, "its weight is quantized and its input is not")
     scales = _scales(node, weight)
     channels = len(weight)
+    if output.grid is None:
+        refuse(node, "its weight is quantized and its output is not")
     real = torch.zeros(channels) if bias is None else bias.detach().float()
     units = scales.double() * source.grid.scale
     zeros = torch.zeros(channels, dtype=torch.int64)
     stored = torch.quantize_per_channel(real, units, zeros, 0, torch.qint32).int_repr()
+    steps = stored.numpy().astype(np.int32)
+    shipped = requantizing_scales(scales.numpy(), source.grid.scale, output.grid.scale)
+    # On its own steps, so that what rounds it again gets the same integers.
+    on_steps = steps * (shipped.astype(np.float64) * source.grid.scale)
     return Weights(
         values=np.ascontiguousarray(weight.int_repr().numpy(), np.int8),
-        bias=stored.numpy().astype(np.int32),
-        real_bias=real.numpy().astype(np.float32),
-        scales=scales.numpy().astype(np.float32),
+        bias=steps,
+        real_bias=on_steps.astype(np.float32),
+        scales=shipped,
     )
+
+
+def requantizing_scales(
+    scales: npt.NDArray[np.float32], source: float, output: float
+) -> npt.NDArray[np.float32]:
+    """Return scales, shape (O,), with which XNNPACK multiplies sums by the very factor of QNNPACK.
+
+    QNNPACK multiplies by ``(weight · input) · (1 / output)`` (``generate_requantization_scales`` in
+    ATen/native/quantized/cpu/QnnpackUtils.h, PyTorch), XNNPACK by ``input · weight / output``, both
+    in float32. The last bits of the two differ, and about one sum in a million then lies on the
+    other side of a half. Each scale is moved by at most three float32 neighbours, where one of them
+    gives the same factor, and stays as it is otherwise.
+
+    Args:
+        scales: FX's weight scales, float32 (O,), normal numbers.
+        source: scale of the input.
+        output: scale of the output.
+    """
+    given, step = np.float32(source), np.float32(output)
+    wanted = (scales * given) * (np.float32(1) / step)
+    found, left = scales.copy(), np.ones(len(scales), np.bool_)
+    for candidate in _neighbours(scales):
+        fits = left & (given * candidate / step == wanted)
+        found[fits] = candidate[fits]
+        left &= ~fits
+    return found
+
+
+def _neighbours(scales: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the scales themselves and then their float32 neighbours, the nearest first."""
+    below = above = scales
+    yield scales
+    for _ in range(_MOST_NEIGHBOURS):
+        below = np.nextafter(below, np.float32(0))
+        above = np.nextafter(above, np.float32(np.inf))
+        yield from (below, above)
 
 
 def float_weights(weight: Any, bias: Any) -> Weights:

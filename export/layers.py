@@ -69,7 +69,7 @@ class Weights:
 
     Quantized: ``values`` int8, ``scales`` float32 (O,), ``bias`` int32 in units of input scale ·
     weight scale. Float: ``values`` and ``bias`` float32, ``scales`` None. A missing bias is zeros.
-    ``real_bias``: float32 (O,), as it was before it was rounded.
+    ``real_bias``: float32 (O,), the bias in real units; where quantized, on its steps.
     """
 
     values: npt.NDArray[Any]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[3]
 Made = tuple["Bundle", "ImageSplits", BuiltKit, Path]
-_LATE = {"onnxruntime", "torch"}
+_LATE = {"onnxruntime", "torch", "ai_edge_litert"}
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,8 @@ test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile $(PYTEST_ARGS)
 
 arm: $(VENV)/.installed
-<<<<<<< HEAD
-	$(VENV)/bin/edgeveil target prepare cortex-a72 $(ARM_WITH) $(ARM_ARGS)
-	$(VENV)/bin/edgeveil target prepare cortex-a76 $(ARM_WITH) $(ARM_ARGS)
-=======
 	$(VENV)/bin/edgeveil target prepare cortex-a72 --with lite --with executorch --with litert $(ARM_ARGS)
 	$(VENV)/bin/edgeveil target prepare cortex-a76 --with lite --with executorch --with litert $(ARM_ARGS)
->>>>>>> armfmt
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -158,7 +158,12 @@ def _print(record: ArmComparisonRecord) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write and print the comparison for one bundle on one emulated CPU; exits 2 when it fails."""
+    """Write and print the comparison for one bundle on one emulated CPU.
+
+    Raises:
+        SystemExit: of argparse, for wrong arguments; every other error is printed and returned as
+            an exit code.
+    """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.arm_comparison")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--target", required=True, help="cortex-a72 or cortex-a76")

@@ -161,7 +161,7 @@ class RangeObserver(HistogramObserver):
         return scale, shifted.clamp(self.quant_min, self.quant_max).to(zero_point.dtype)
 
     def to_whole_steps(self, scale: Tensor) -> float:
-        """Return the factor that takes a scale to the nearest of which 3 is a whole multiple."""
+        """Return the factor that takes a scale, of shape (1,), to the nearest that divides 3."""
         steps = round(3 / float(scale))
         whole = self.whole_steps and self.reader is hardswish and 1 <= steps <= _MOST_STEPS
         return 3 / steps / float(scale) if whole else 1.0

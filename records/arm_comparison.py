@@ -6,13 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from records.instructions import ArtifactInstructions, Count, InstructionPart
+from records.instructions import ArtifactInstructions, Count, InstructionPart, Ratio
 from records.manifest import Sha256
 from records.target import TargetRecord
 
 SCHEMA = "edgeveil.arm-comparison/1"
-
-Ratio = Annotated[float, Meta(gt=0.0)]
 
 
 class PlainExport(InstructionPart, frozen=True, kw_only=True):

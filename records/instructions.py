@@ -19,6 +19,7 @@ SCHEMA = "edgeveil.instructions/1"
 NOTE = "instructions are not cycles: no latency follows from them"
 
 Count = Annotated[int, Meta(ge=0)]
+Ratio = Annotated[float, Meta(gt=0.0)]
 
 
 class InstructionPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -65,7 +66,7 @@ class InstructionRatio(InstructionPart, frozen=True, kw_only=True):
     runtime: RuntimeName
     fp32: str
     int8: str
-    ratio: Annotated[float, Meta(gt=0.0)]
+    ratio: Ratio
 
 
 class InstructionRecord(InstructionPart, frozen=True, kw_only=True):

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from records import codec, files
+from records.arm_results import ArmResults
 from records.errors import InputError
 from records.hashing import sha256_file
 from records.results import Results
 from records.sweep import Sweep
+from report.arm_table import arm_markdown
 from report.curve_table import curve_markdown
 from report.cuts_table import cuts_markdown
 from report.results_table import results_markdown
@@ -25,7 +27,7 @@ def table_of(kind: str, path: Path) -> str:
     """Return the Markdown that stands between a kind's markers.
 
     Args:
-        kind: ``results``, ``cuts`` or ``curve``.
+        kind: ``results``, ``cuts``, ``curve`` or ``arm``.
         path: a results file; ``cuts`` also reads the one with ``_calibrated`` in its name; a
             sweep's record for ``curve``.
 
@@ -99,6 +101,7 @@ _TABLES: dict[str, Callable[[Path], str]] = {
     "results": lambda path: results_markdown(codec.read(path, Results)),
     "cuts": _cuts,
     "curve": lambda path: curve_markdown(codec.read(path, Sweep)),
+    "arm": lambda path: arm_markdown(codec.read(path, ArmResults)),
 }
 
 

@@ -1,0 +1,112 @@
+"""Figures of ARM targets, gathered from their records and quoted as tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from records import codec
+from records.arm_comparison import ArmComparisonRecord, PlainExport
+from records.arm_results import ArmResults
+from records.errors import InputError
+from report.arm_results import arm_results, main
+from report.arm_table import arm_markdown
+from report.place_results import place_results
+from tests.report.test_target_section import (
+    SPLIT,
+    TARGET,
+    counts,
+    instruction_record,
+    write_targets,
+)
+
+
+def files(folder: Path) -> list[Path]:
+    write_targets(folder)
+    of = folder / SPLIT
+    return [
+        of / "bundle" / "manifest.json",
+        of / "check-cortex-a72.json",
+        of / "bench-cortex-a72.json",
+        of / "attack-cortex-a72" / "attack.json",
+    ]
+
+
+def comparison() -> ArmComparisonRecord:
+    record = instruction_record()
+    ours = record.artifacts[0]
+    plain = PlainExport(
+        tool="quantize_static",
+        activations="int8",
+        sha256="ab" * 32,
+        file_bytes=10,
+        counted=replace(ours, mean=counts(2_469_000)),
+        ratio=0.5,
+        saves=True,
+    )
+    return ArmComparisonRecord(
+        bundle_id=record.bundle_id,
+        split=SPLIT,
+        input_shape=(3, 64, 64),
+        target=TARGET,
+        versions={},
+        calibration_images=10,
+        calibration_sha256="cd" * 32,
+        fp32=ours,
+        ours=ours,
+        plain=(plain,),
+        least_saving=0.2,
+        note="",
+        passed=True,
+        started_at="2026-01-01T00:00:00+00:00",
+        seconds=1.0,
+    )
+
+
+def test_every_figure_is_of_a_record(tmp_path: Path) -> None:
+    found = arm_results(files(tmp_path))
+    (count,) = found.counts
+    assert count.record == instruction_record()
+    (row,) = found.parity
+    assert (row.cpu, row.split, row.victims) == ("cortex-a72", SPLIT, 2000)
+    assert set(row.host) == {"precise"}
+    assert {one.cpu for one in found.attacks} == {"cortex-a72"}
+    eager = replace(found.attacks[0], eager_db={"A0": found.attacks[0].db["A0"] - 0.05})
+    assert "(+0.050)" in arm_markdown(replace(found, attacks=(eager,)))
+
+
+def test_the_tables_quote_them(tmp_path: Path) -> None:
+    found = replace(arm_results(files(tmp_path)), comparisons=(comparison(),))
+    text = arm_markdown(found)
+    assert "| `features.3` | 64 | `.onnx` | – | 1,234 | – |" in text
+    assert "| cortex-a72 | 1,234 | 2,469 (int8) | 50 % |" in text
+    assert "not cycles" in text
+    for attack in found.attacks:
+        assert f"| `{attack.artifact}` | {attack.db['A0']:.2f} (" in text
+    assert arm_markdown(ArmResults(counts=(), parity=(), attacks=(), comparisons=())) == ""
+
+
+def test_the_file_is_placed_between_its_markers(tmp_path: Path) -> None:
+    page, out = tmp_path / "page.md", tmp_path / "arm.json"
+    main([str(out), *map(str, files(tmp_path))])
+    page.write_text("<!-- arm:arm -->\n<!-- /arm:arm -->\n", encoding="utf-8")
+    assert place_results(page, out)
+    assert arm_markdown(codec.read(out, ArmResults)) in page.read_text(encoding="utf-8")
+
+
+def test_what_has_no_arm_figures_is_refused(tmp_path: Path) -> None:
+    manifest, check, bench, attack = files(tmp_path)
+    with pytest.raises(InputError, match=r"manifest\.json of the bundle"):
+        arm_results([bench])
+    (tmp_path / "other.json").write_text('{"schema": "edgeveil.sweep/1"}', encoding="utf-8")
+    with pytest.raises(InputError, match=r"edgeveil\.sweep"):
+        arm_results([tmp_path / "other.json"])
+    (tmp_path / "broken.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="no record"):
+        arm_results([tmp_path / "broken.json"])
+    for path in (tmp_path / SPLIT / "check.json", tmp_path / SPLIT / "attack" / "attack.json"):
+        with pytest.raises(InputError, match="no target"):
+            arm_results([manifest, path])
+    assert arm_results([manifest, check, attack]).counts == ()

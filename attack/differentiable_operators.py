@@ -333,8 +333,13 @@ def _slice(
 
 
 def _gather(x: Tensor, index: Tensor, *, axis: int = 0) -> Tensor:
-    flat = x.index_select(axis, index.reshape(-1))
+    # Indices that are stored as int32 come as float64 here, like a bias.
+    flat = x.index_select(axis, index.reshape(-1).long())
     return flat.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
+
+
+def _tile(x: Tensor, counts: Tensor) -> Tensor:
+    return x.repeat(*(int(count) for count in counts))
 
 
 def _resize(x: Tensor, roi: Any, scales: Tensor, *_: Any, mode: bytes, **__: Any) -> Tensor:
@@ -388,6 +393,7 @@ OPERATORS: dict[str, Operator] = {
     "Squeeze": _squeeze,
     "Sub": torch.sub,
     "Tanh": torch.tanh,
+    "Tile": _tile,
     "Transpose": lambda x, *, perm: x.permute(perm),
     "Unsqueeze": _unsqueeze,
 }

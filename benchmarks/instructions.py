@@ -105,6 +105,33 @@ def count_instructions(
     )
 
 
+def count_models(
+    target: Target,
+    models: Sequence[tuple[Artifact, bytes]],
+    batch: Batch,
+    *,
+    progress: Progress = silent,
+) -> tuple[ArtifactInstructions, ...]:
+    """Count models that need not belong to a bundle, as `count_instructions` does.
+
+    Args:
+        target: an emulated CPU.
+        models: what each is, and its bytes.
+        batch: float32 (1, *input.shape), which all of them take.
+        progress: told about each model.
+
+    Raises:
+        ArtifactError: one does not load or run there.
+        UnsupportedHereError: nothing counts instructions there.
+    """
+    subjects = [_Subject(artifact, data) for artifact, data in models]
+    runs = list(_runs(target, subjects, batch, progress))
+    return tuple(
+        _counted(target, artifact, [run[number] for run in runs])
+        for number, (artifact, _) in enumerate(models)
+    )
+
+
 def _choose(
     bundle: Bundle, target: Target, runtimes: Sequence[RuntimeName]
 ) -> tuple[tuple[Artifact, ...], tuple[SkippedArtifact, ...]]:

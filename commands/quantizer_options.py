@@ -46,6 +46,12 @@ _TOOLS = (
         help="Estimate the BatchNorm statistics anew behind rounded weights  [default: no]",
     ),
     click.option(
+        "--whole-steps/--no-whole-steps",
+        "whole_steps",
+        default=None,
+        help="Let 3 be a whole number of steps before a hard-swish: cheaper ONNX  [default: no]",
+    ),
+    click.option(
         "--qat/--no-qat",
         default=None,
         help="Train the quantized edge, with the FP32 network as the teacher  [default: no]",

@@ -51,6 +51,7 @@ class LearnedRange(FakeQuantizeBase):
         """Return a float32 tensor of any shape, rounded; gradients pass between the ends."""
         low, high = self.ends().unbind()
         scale = (high - low) / (self.quant_max - self.quant_min)
+        scale = scale * self._observer[0].to_whole_steps(scale.detach())
         zero_point = self.quant_min - low / scale
         # LSQ's sec. 2.2: keeps the range's gradient of the size of a weight's.
         share = (x.numel() * self.quant_max) ** -0.5
@@ -62,4 +63,4 @@ class LearnedRange(FakeQuantizeBase):
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Return scale, float32 of shape (1,), and zero point, integer of shape (1,)."""
         low, high = self.ends().detach().unbind()
-        return self._observer[0]._calculate_qparams(low, high)
+        return self._observer[0].qparams_of(low, high)

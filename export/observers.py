@@ -24,6 +24,8 @@ _TAIL = 1e-5
 _COARSE, _FINE = 24, 8
 _BINS = 4096
 _SAMPLES_PER_BIN = 2
+#: x + 3 runs to twice 3, which is stored as uint8.
+_MOST_STEPS = 127
 
 Reader = Callable[[Tensor], Tensor]
 
@@ -62,20 +64,29 @@ class RangeObserver(HistogramObserver):
 
     ``mse`` and ``fisher`` need the calibration images twice: first for the ends, then, after
     ``count_now``, for a histogram over them.
+
+    With ``whole_steps`` the scale of what a hard-swish reads is moved to the nearest of which 3 is
+    a whole multiple, by half a step in 3 at most: hard-swish is then a product of integers.
     """
 
     def __init__(
-        self, method: ActivationObserver = "histogram", reader: Reader = _unchanged, **settings: Any
+        self,
+        method: ActivationObserver = "histogram",
+        reader: Reader = _unchanged,
+        *,
+        whole_steps: bool = False,
+        **settings: Any,
     ) -> None:
         """Choose the method and the function that reads the tensor.
 
         Args:
             method: see the class.
             reader: one of hard-swish, hard-sigmoid and the identity.
+            whole_steps: see the class.
             settings: of torch's HistogramObserver.
         """
         super().__init__(**settings)
-        self.method, self.reader = method, reader
+        self.method, self.reader, self.whole_steps = method, reader, whole_steps
         self.importance: Tensor | None = None
         self.counts: Tensor | None = None
         self.tapping = False
@@ -132,7 +143,28 @@ class RangeObserver(HistogramObserver):
         if not bool(self.max_val > self.min_val):
             return cast("tuple[Tensor, Tensor]", super().calculate_qparams())
         low, high = (torch.tensor(end) for end in self.ends())
-        return self._calculate_qparams(low, high)
+        return self.qparams_of(low, high)
+
+    def qparams_of(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scale, float32, and zero point of a range, both of shape (1,).
+
+        Args:
+            low: the lower end, float32 scalar.
+            high: the upper end.
+        """
+        scale, zero_point = self._calculate_qparams(low, high)
+        factor = self.to_whole_steps(scale)
+        if factor == 1.0:
+            return scale, zero_point
+        scale = (scale.double() * factor).float()
+        shifted = self.quant_min - torch.round(low.clamp(max=0) / scale)
+        return scale, shifted.clamp(self.quant_min, self.quant_max).to(zero_point.dtype)
+
+    def to_whole_steps(self, scale: Tensor) -> float:
+        """Return the factor that takes a scale, of shape (1,), to the nearest that divides 3."""
+        steps = round(3 / float(scale))
+        whole = self.whole_steps and self.reader is hardswish and 1 <= steps <= _MOST_STEPS
+        return 3 / steps / float(scale) if whole else 1.0
 
     def ends(self) -> tuple[float, float]:
         """Return the range in use: what was chosen by hand, else what the method finds."""
@@ -221,7 +253,7 @@ def _best_pair(
     found = (float("inf"), lows[0], highs[0])
     for low in lows:
         for high in highs:
-            scale, zero_point = observer._calculate_qparams(torch.tensor(low), torch.tensor(high))
+            scale, zero_point = observer.qparams_of(torch.tensor(low), torch.tensor(high))
             step, zero = float(scale), int(zero_point)
             q = (values / step).round_().add_(zero).clamp_(observer.quant_min, observer.quant_max)
             error = float((observer.reader(q.sub_(zero).mul_(step)) - read).square_() @ weights)
@@ -238,12 +270,18 @@ _ENDS: dict[ActivationObserver, Callable[[RangeObserver], tuple[Tensor, Tensor]]
 }
 
 
-def place_observers(prepared: fx.GraphModule, choose: Callable[[str], ActivationObserver]) -> None:
+def place_observers(
+    prepared: fx.GraphModule,
+    choose: Callable[[str], ActivationObserver],
+    *,
+    whole_steps: bool = False,
+) -> None:
     """Give every observed activation of a prepared graph the observer of its method and reader.
 
     Args:
         prepared: of ``prepare_fx``, nothing observed yet; changed in place.
         choose: module path (or node name, for a function) of what makes the tensor → method.
+        whole_steps: see `RangeObserver`.
     """
     made: dict[int, RangeObserver] = {}
     placed: dict[str, RangeObserver] = {}
@@ -258,6 +296,7 @@ def place_observers(prepared: fx.GraphModule, choose: Callable[[str], Activation
             made[id(observer)] = RangeObserver(
                 method=choose(tensor_name(node.all_input_nodes[0])),
                 reader=_reader_of(prepared, node),
+                whole_steps=whole_steps,
                 dtype=observer.dtype,
                 quant_min=observer.quant_min,
                 quant_max=observer.quant_max,

@@ -101,11 +101,22 @@ class OnnxGraph:
     def model(
         self, source: onnx.ValueInfoProto, result: onnx.ValueInfoProto, *, opset: int
     ) -> onnx.ModelProto:
-        """Return the model with one input and one output, not yet checked."""
-        graph = helper.make_graph(
-            self._nodes, "main_graph", [source], [result], initializer=self._initializers
-        )
+        """Return the model with one input and one output, not yet checked.
+
+        What the output does not depend on is left out: a runtime would compute it all the same.
+        """
+        nodes, needed = self._needed(result.name)
+        constants = [tensor for tensor in self._initializers if tensor.name in needed]
+        graph = helper.make_graph(nodes, "main_graph", [source], [result], initializer=constants)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+    def _needed(self, result: str) -> tuple[list[onnx.NodeProto], set[str]]:
+        needed, nodes = {result}, []
+        for node in reversed(self._nodes):
+            if not needed.isdisjoint(node.output):
+                nodes.append(node)
+                needed.update(node.input)
+        return nodes[::-1], needed
 
 
 def batched(name: str, element_type: int, shape: tuple[int, ...]) -> onnx.ValueInfoProto:

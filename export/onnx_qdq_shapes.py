@@ -34,6 +34,7 @@ def _reshape(writer: QdqWriter, call: Call) -> None:
         _alias(writer, call)
         return
     result = reshaped(writer, call.node, writer.either(source), shape)
+    writer.note_reshape(result, writer.either(source), writer.shape(source))
     writer.put_either(call.node, result, source)
 
 

@@ -69,6 +69,7 @@ class QdqWriter:
         self._parameters: dict[fx.Node, tuple[str, str]] = {}
         self._dequantized: dict[str, str] = {}
         self._quantizing: set[str] = set()
+        self._reshaped: dict[str, tuple[str, tuple[int, ...]]] = {}
 
     def call(self, node: fx.Node) -> Call:
         """Return a computing node with the module that it calls, if any."""
@@ -191,6 +192,10 @@ class QdqWriter:
             return
         self._stored[node] = self._quantize(node, name)
 
+    def put_stored(self, node: fx.Node, name: str) -> None:
+        """Let uint8 tensor ``name`` be the quantized node, at the node's own scale."""
+        self._stored[node] = name
+
     def put_either(self, node: fx.Node, name: str, source: fx.Node) -> None:
         """Let ``name``, computed on stored integers or on floats alike, be the node.
 
@@ -211,6 +216,15 @@ class QdqWriter:
             refuse(node, "it changes the scale of its input, which only moves or clamps values")
         self.parameters(source)
         self._parameters[node] = self._parameters[source]
+
+    def note_reshape(self, result: str, name: str, shape: tuple[int, ...]) -> None:
+        """Remember that ``result`` is ``name``, of (N, *shape), in another shape."""
+        self._reshaped[result] = name, shape
+
+    def flattened(self, result: str, shape: tuple[int, ...]) -> str | None:
+        """Return the tensor of (N, *shape) that ``result`` is in another shape, if there is one."""
+        name, before = self._reshaped.get(result, ("", ()))
+        return name if name and before == shape else None
 
     def put_parts(self, node: fx.Node, names: list[str]) -> None:
         """Let several tensors be the parts of a node that divides its input."""

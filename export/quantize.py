@@ -298,7 +298,7 @@ def _calibrated(
     progress: Progress = silent,
 ) -> fx.GraphModule:
     prepared = _prepared(edge, images, recipe)
-    place_observers(prepared, recipe.observer_of)
+    place_observers(prepared, recipe.observer_of, whole_steps=recipe.whole_steps)
     if server is not None and recipe.uses("fisher"):
         weigh_channels(prepared, server, images)
     _calibrate(prepared, images)

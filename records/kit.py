@@ -46,11 +46,12 @@ class KitSample(KitPart, frozen=True, kw_only=True):
 class KitLimits(KitPart, frozen=True, kw_only=True):
     """The limits of one artifact on a device, from the bundle's recipe; None: not held to it.
 
-    ``max_lsb`` holds against eager INT8 and against the host; the shares against eager INT8;
-    ``parity_sqnr_db`` of an FP32 edge against the host's.
+    ``max_lsb`` and the shares hold against eager INT8, ``max_lsb_from_host`` and, of an FP32 edge,
+    ``parity_sqnr_db`` against the host.
     """
 
     max_lsb: int | None = None
+    max_lsb_from_host: int | None = None
     share_within_1_lsb: float | None = None
     share_within_2_lsb: float | None = None
     share_identical: float | None = None

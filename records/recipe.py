@@ -103,7 +103,9 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     of every channel. ``float_layers``: modules (with all inside them) and graph nodes that stay in
     float in every artifact; see `edgeveil sensitivity`. ``boundary_bits``: of the tensor that is
     sent; weights and inner activations keep 8. ``equalization``: of channels between layers that a
-    ReLU joins. ``bn_reestimation``: of the BatchNorm statistics, on the quantized edge. ``qat``:
+    ReLU joins. ``bn_reestimation``: of the BatchNorm statistics, on the quantized edge.
+    ``whole_steps``: let 3 be a whole number of steps where a hard-swish reads; it becomes a product
+    of integers in ONNX. ``qat``:
     train the quantized edge from the calibrated ranges on, with the answers of the FP32 network;
     ``qat_images``: the first so many training images, None for all; ``qat_learning_rate``: relative
     to the size of a weight tensor. ``formats``: what is written; ``ptl`` and ``onnx`` always,
@@ -120,6 +122,7 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     boundary_bits: Literal[8, 6, 4, 3, 2, 1] = 8
     equalization: bool = False
     bn_reestimation: bool = False
+    whole_steps: bool = False
     qat: bool = False
     qat_epochs: Count = 1
     qat_images: Annotated[int, Meta(ge=2)] | None = None

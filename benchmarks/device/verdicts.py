@@ -84,8 +84,8 @@ def _steps(row: dict[str, Any], limits: dict[str, Any]) -> Iterator[Verdict]:
     yield _at_most("off_grid", name, 0, row["off_grid"])
     if limits["max_lsb"] is not None:
         yield _at_most("max_lsb", name, limits["max_lsb"], len(eager) - 1)
-        if host is not None:
-            yield _at_most("max_lsb_from_host", name, limits["max_lsb"], len(host) - 1)
+    if limits["max_lsb_from_host"] is not None and host is not None:
+        yield _at_most("max_lsb_from_host", name, limits["max_lsb_from_host"], len(host) - 1)
     for steps, share in enumerate(_SHARES):
         if limits[share] is not None:
             yield _at_least(share, name, limits[share], share_within(eager, steps))

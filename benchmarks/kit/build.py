@@ -24,6 +24,8 @@ from runtime_check.runtime import RUNTIME_OF
 from runtime_check.targets.requirements import requirements
 from runtime_check.victims import Victims
 
+#: Formats whose INT8 kernels compute the same integers on every CPU.
+INTEGER_KERNELS = ("torchscript-lite", "executorch")
 REQUIREMENTS = "requirements-aarch64.txt"
 _ROOT = Path(__file__).resolve().parents[2]
 #: The modules of the device's program; none imports anything but these, numpy and a runtime.
@@ -167,11 +169,18 @@ def _limits(bundle: Bundle, edge: Artifact, expected: Expected | None) -> KitLim
         return KitLimits()
     if edge.precision == "fp32":
         return KitLimits(parity_sqnr_db=recipe.fp32_parity_sqnr_db)
+    # What a recipe leaves in float rounds otherwise where products and sums are fused.
+    whole = not bundle.manifest.float_nodes and edge.format in INTEGER_KERNELS
+    same_bits = 0 if whole else None
     if edge.format == "torchscript-lite":
-        return KitLimits(max_lsb=recipe.lite_max_lsb)
+        return KitLimits(max_lsb=recipe.lite_max_lsb, max_lsb_from_host=same_bits)
     xnnpack = RUNTIME_OF[edge.format] in XNNPACK
-    share = recipe.share_within_2_lsb if xnnpack else recipe.onnx_share_within_1_lsb
-    identical = identical_share_floor(share, bits) if bits < 8 else None
-    if xnnpack:
-        return KitLimits(share_within_2_lsb=share, share_identical=identical)
-    return KitLimits(share_within_1_lsb=share, share_identical=identical)
+    within_1, within_2 = recipe.onnx_share_within_1_lsb, recipe.share_within_2_lsb
+    share = within_2 if xnnpack else within_1
+    return KitLimits(
+        max_lsb_from_host=same_bits,
+        share_identical=identical_share_floor(share, bits) if bits < 8 else None,
+        # LiteRT's kernels on a device keep ONNX Runtime's limit as well as their own.
+        share_within_1_lsb=within_1 if not xnnpack or edge.format == "litert" else None,
+        share_within_2_lsb=within_2 if xnnpack else None,
+    )

@@ -48,6 +48,7 @@ exec "$python" "$folder/run.py" --resume --progress --records "$folder/../../rec
 """
 _FETCH = 'cd "$1/records" && if [ -f "$2" ]; then echo found; head -c "$3" "$2"; fi'
 _FORGET = 'rm -rf "$1/records"'
+_REMOVE = 'rm -rf "$1" && { rmdir "$2" .cache 2> /dev/null || true; }'
 _CLEAN = """
 set -eu
 rm -rf "$1"
@@ -159,7 +160,7 @@ class RemoteKit:
 
     def remove(self) -> None:
         """Remove the kit there; the packages stay for the next one."""
-        self._ssh.ask('rm -rf "$1"', self._place)
+        self._ssh.ask(_REMOVE, self._place, BASE)
 
     def clean(self) -> None:
         """Remove the kit and, unless another kit is there, the packages and our folder."""

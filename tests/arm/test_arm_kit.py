@@ -6,6 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.arm, pytest.mark.slow]
 
 CPU = "cortex-a76"
+FORMATS = ("ptl", "onnx", "ort", *(["tflite"] if find_spec("ai_edge_litert") else []))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def bundle(
 ) -> Bundle:
     folder = tmp_path_factory.mktemp("arm-kit")
     model = with_varied_classes(tiny_model, tiny_images)
-    made, _ = tiny_bundle(folder, model, tiny_images)
+    made, _ = tiny_bundle(folder, model, tiny_images, formats=FORMATS)
     recipe = msgspec.structs.replace(made.manifest.recipe, bench=BenchRecipe(threads=(1,)))
     shutil.copytree(made.folder, folder / "one-thread")
     return resealed(made, folder / "one-thread", recipe=recipe)
@@ -60,9 +62,10 @@ def pi(tmp_path: Path) -> Iterator[Device]:
     assert emulator is not None
     guest = Guest(CPUS[CPU], root, emulator)
     python = shlex.join(guest.command()[:-1])
-    site = parts.wheels_part().folder(root) / "site"
+    sites = [part.folder(root) / "site" for part in (parts.wheels_part(), parts.litert_part())]
+    path = shlex.quote(":".join(map(str, sites)))
     with loopback(tmp_path / "device") as device:
-        device.program("arm-python", f'PYTHONPATH={shlex.quote(str(site))} exec {python} "$@"')
+        device.program("arm-python", f'PYTHONPATH={path} exec {python} "$@"')
         yield device
 
 
@@ -102,11 +105,11 @@ def test_the_kit_end_to_end_over_a_connection_that_is_cut(
     check = codec.read(out / "check.json", DeviceCheck)
     assert check.passed
     assert check.preprocessing_identical
-    onnx = {edge.name for edge in bundle.edges() if edge.format == "onnx"}
-    assert {row.artifact for row in check.artifacts} == onnx
-    assert {row.mode for row in check.artifacts} == {"default"}
+    running = {edge.name for edge in bundle.edges() if edge.format != "torchscript-lite"}
+    assert {row.artifact for row in check.artifacts} == running
+    assert {skip.reason for skip in check.skipped} == {"torch is not installed here"}
     bench = codec.read(out / "bench.json", BenchRecord)
-    assert {row.artifact for row in bench.latency} == onnx
+    assert {row.artifact for row in bench.latency} == running
     assert not bench.valid
     assert all(one.timing.ratio is None for one in bench.speedups)
 
@@ -121,7 +124,7 @@ def test_check_on_an_ssh_target(
     assert record.target is not None
     assert (record.target.kind, record.target.machine) == ("device", "aarch64")
     assert {one.artifact for one in record.skipped} == {
-        edge.name for edge in bundle.edges() if edge.format != "onnx"
+        edge.name for edge in bundle.edges() if edge.format == "torchscript-lite"
     }
     assert {row.host_mode for row in record.host} >= {"optimizations-off"}
     assert pi.left() == []

@@ -93,6 +93,8 @@ NODES: list[tuple[str, tuple[int, ...], Arrays, dict[str, Any]]] = [
     ("Slice", IMAGE, {"s": integers(1, 0), "e": integers(4, 7), "a": integers(1, 3)}, {}),
     ("Split", IMAGE, {"s": integers(1, 3)}, {"axis": 1}),
     ("Gather", IMAGE, {"i": integers(3, 0)}, {"axis": 1}),
+    ("Gather", IMAGE, {"i": np.asarray([[3, 0], [1, 1]], np.int32)}, {"axis": 2}),
+    ("Tile", IMAGE, {"n": integers(1, 2, 1, 3)}, {}),
     ("Unsqueeze", (2, 3), {"a": integers(1)}, {}),
     ("Squeeze", (2, 1, 3), {"a": integers(1)}, {}),
     (

@@ -10,6 +10,7 @@ from torch.ao.quantization import get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import prepare_fx
 from torch.nn.functional import hardsigmoid, hardswish
 
+from export.learned_range import LearnedRange
 from export.observers import RangeObserver, Reader, observers_of, passing, place_observers
 from records.recipe import ActivationObserver
 from tests.export.edges import batch, split
@@ -129,3 +130,33 @@ def _mapping() -> torch.ao.quantization.QConfigMapping:
     )
     mapping.set_global(qconfig)
     return mapping
+
+
+@pytest.mark.parametrize("method", ["min-max", "mse"])
+def test_whole_steps_where_a_hard_swish_reads(method: ActivationObserver) -> None:
+    x = torch.randn(4000, generator=torch.Generator().manual_seed(3)) * 2 + 0.7
+    plain = _watch(RangeObserver(method, hardswish, dtype=torch.quint8), x)
+    whole = _watch(RangeObserver(method, hardswish, whole_steps=True, dtype=torch.quint8), x)
+    (scale, zero), (before, _) = whole.calculate_qparams(), plain.calculate_qparams()
+    steps = round(3 / float(scale))
+    assert float(scale) == pytest.approx(3 / steps, rel=1e-6)
+    assert float(scale) != float(before)
+    assert float(scale) == pytest.approx(float(before), rel=0.6 / steps)
+    low, _ = whole.ends()
+    assert int(zero) == min(255, round(-low / float(scale)))
+    other = _watch(RangeObserver(method, whole_steps=True, dtype=torch.quint8), x)
+    same = _watch(RangeObserver(method, dtype=torch.quint8), x)
+    assert other.calculate_qparams() == same.calculate_qparams()
+
+
+def test_a_learned_range_keeps_whole_steps() -> None:
+    x = torch.randn(2000, generator=torch.Generator().manual_seed(4)) * 2
+    observer = RangeObserver("min-max", hardswish, whole_steps=True, dtype=torch.quint8)
+    learned = LearnedRange(_watch(observer, x))
+    with torch.no_grad():
+        learned.growth.copy_(torch.tensor([0.03, -0.07]))
+    scale, _ = learned.calculate_qparams()
+    assert 3 / float(scale) == pytest.approx(round(3 / float(scale)), rel=1e-5)
+    # What training rounds to is what is exported.
+    steps = learned(x).detach() / float(scale)
+    assert torch.allclose(steps, steps.round(), atol=1e-3)

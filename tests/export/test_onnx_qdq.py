@@ -61,7 +61,9 @@ def test_every_network_in_integers_as_eager_int8(name: str, cut: str, tmp_path: 
     edge = quantized(name, cut)
     path = written(tmp_path, edge)
     fusion = quantized_convolutions(path)
-    wanted = sum(isinstance(m, torch.ao.nn.quantized.Conv2d) for m in edge.float_boundary.modules())
+    # Linear layers are written as convolutions of one pixel.
+    kinds = (torch.ao.nn.quantized.Conv2d, torch.ao.nn.quantized.Linear)
+    wanted = sum(isinstance(m, kinds) for m in edge.float_boundary.modules())
     assert fusion.total == wanted > 0
     assert fusion.complete, fusion
     expected = eager(edge, batch()).astype(int)
@@ -103,9 +105,11 @@ def test_scales_and_weights_are_fx_own(
         )
         if isinstance(module, torch.ao.nn.quantized.Conv2d):
             weight, bias = module._packed_params.unpack()
-            np.testing.assert_array_equal(
-                values[f"{node.name}_weight_int8"], weight.int_repr().numpy(), strict=True
-            )
+            stored = values[f"{node.name}_weight_int8"]
+            integers = weight.int_repr().numpy()
+            # The convolution that reads the image has its rows among its channels.
+            assert stored.shape in (integers.shape, (len(weight), 9, 1, 3))
+            np.testing.assert_array_equal(stored.reshape(integers.shape), integers, strict=True)
             fine = weight.qscheme() == torch.per_channel_affine
             scales = weight.q_per_channel_scales().numpy() if fine else np.array(weight.q_scale())
             np.testing.assert_array_equal(

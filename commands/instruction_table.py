@@ -46,6 +46,10 @@ def print_instructions(record: InstructionRecord, path: Path) -> None:
         "two fresh processes",
         soft_wrap=True,
     )
+    if any(row.runtime == "executorch" for row in record.artifacts):
+        console.print(
+            "ExecuTorch is called from C++, the other runtimes from Python", soft_wrap=True
+        )
     for line in skipped_lines(record.skipped):
         console.print(line, markup=False, soft_wrap=True)
     console.print(

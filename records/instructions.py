@@ -75,6 +75,7 @@ class InstructionRecord(InstructionPart, frozen=True, kw_only=True):
     ``warmup``, ``inferences``: of each artifact in each process, uncounted and counted.
     ``spread_limit``: what ``spread`` must not exceed. ``call_overhead``: of ONNX Runtime called
     from Python on a model that does nothing; it is contained in every figure of that runtime.
+    LiteRT and TorchScript Lite are called from Python too, ExecuTorch is from C++.
     """
 
     schema: Literal["edgeveil.instructions/1"] = "edgeveil.instructions/1"

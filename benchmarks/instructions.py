@@ -172,27 +172,21 @@ def _runs(
 ) -> Iterator[list[Instructions]]:
     """Yield what each repetition found, in the order of the subjects.
 
-    Each runtime has fresh processes of its own: torch, once loaded, was seen to disturb the counts
-    of ONNX Runtime in the same process by two thousandths.
+    Every subject has fresh processes of its own: what was loaded before leaves memory in another
+    state, and counts of the same artifact were seen to differ by two thousandths.
     """
     total, done = PROCESSES * len(subjects), 0
-    by_format = {
-        name: [n for n, subject in enumerate(subjects) if subject.artifact.format == name]
-        for name in dict.fromkeys(subject.artifact.format for subject in subjects)
-    }
     for _ in range(PROCESSES):
-        found: dict[int, Instructions] = {}
-        for numbers in by_format.values():
+        found: list[Instructions] = []
+        for number, subject in enumerate(subjects):
+            progress("bench: instructions", done, total)
             with target.counting() as (session, path):
-                for number in numbers:
-                    progress("bench: instructions", done, total)
-                    _count(session, target, subjects[number], batch, number)
-                    done += 1
+                _count(session, target, subject, batch, number)
                 marks = parse_marks(path.read_text(encoding="ascii"))
-            for number in numbers:
-                counts = median_counts(differences(marks, _first(number), INFERENCES))
-                found[number] = Instructions(**counts)
-        yield [found[number] for number in range(len(subjects))]
+            counts = median_counts(differences(marks, _first(number), INFERENCES))
+            found.append(Instructions(**counts))
+            done += 1
+        yield found
     progress("bench: instructions", total, total)
 
 

@@ -110,28 +110,31 @@ def _steps_to_three(
 def _share(writer: QdqWriter, call: Call, steps: int, scale: np.float32) -> str:
     """Return ``clamp(x + 3, 0, 6) / 6``, float32, behind a DequantizeLinear."""
     zero = writer.quantization(call.source)[1]
-    stored, lowest = writer.stored(call.source), zero - steps
+    lowest = zero - steps
     if lowest < 0:
-        stored, lowest = _raised(writer, call, steps), 0
-    bounds = ["", ""]
-    if lowest > 0:
-        bounds[0] = _constant(writer, np.uint8(lowest))
-    if lowest + 2 * steps < _MAX:
-        bounds[1] = _constant(writer, np.uint8(lowest + 2 * steps))
-    if any(bounds):
-        stored = writer.graph.node("Clip", [stored, *(bounds if bounds[1] else bounds[:1])])
+        # x never reaches -3; at the other end uint8 itself is the clamp.
+        lowest = _MAX - 2 * steps
+        stored = _raised(writer, call, steps, lowest)
+    else:
+        stored = _clipped(writer, writer.stored(call.source), lowest, lowest + 2 * steps)
     unit = writer.graph.constant("unit", np.asarray(scale))
-    parameters = [unit, _constant(writer, np.uint8(lowest))]
-    return writer.graph.node("DequantizeLinear", [stored, *parameters])
+    return writer.graph.node("DequantizeLinear", [stored, unit, _constant(writer, lowest)])
 
 
-def _raised(writer: QdqWriter, call: Call, steps: int) -> str:
-    """Return the integers of x + 3 at the same scale and zero point 0: a sum of whole steps."""
-    scale, zero = writer.parameters(call.source)[0], _constant(writer, np.uint8(0))
-    three = [_constant(writer, np.uint8(steps)), scale, zero]
+def _clipped(writer: QdqWriter, stored: str, lowest: int, highest: int) -> str:
+    bounds = [_constant(writer, lowest) if lowest > 0 else ""]
+    if highest < _MAX:
+        bounds.append(_constant(writer, highest))
+    return writer.graph.node("Clip", [stored, *bounds]) if any(bounds) else stored
+
+
+def _raised(writer: QdqWriter, call: Call, steps: int, zero_point: int) -> str:
+    """Return the integers of x + 3 at the same scale, another zero point: a sum of whole steps."""
+    scale = writer.parameters(call.source)[0]
+    three = [_constant(writer, steps), scale, _constant(writer, 0)]
     inputs = [writer.real(call.source), writer.graph.node("DequantizeLinear", three)]
     total = writer.inner(call, "Add", inputs)
-    return writer.graph.node("QuantizeLinear", [total, scale, zero])
+    return writer.graph.node("QuantizeLinear", [total, scale, _constant(writer, zero_point)])
 
 
 def _table(function: Callable[[Tensor], Tensor], given: Quantization) -> Codes:
@@ -141,5 +144,5 @@ def _table(function: Callable[[Tensor], Tensor], given: Quantization) -> Codes:
     return np.asarray(function(x).int_repr().numpy(), np.int64)
 
 
-def _constant(writer: QdqWriter, value: np.uint8) -> str:
-    return writer.graph.constant("number", np.asarray(value))
+def _constant(writer: QdqWriter, value: int) -> str:
+    return writer.graph.constant("number", np.asarray(value, np.uint8))

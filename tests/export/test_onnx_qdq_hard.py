@@ -100,7 +100,7 @@ def optimized_operators(folder: Path) -> list[str]:
     ("steps", "zero_point", "made"),
     [
         pytest.param(48, 48, ["Clip", "Mul"], id="from -3 on"),
-        pytest.param(48, 10, ["Add", "Clip", "Mul"], id="above -3"),
+        pytest.param(48, 10, ["Add", "Mul"], id="above -3"),
         pytest.param(48, 90, ["Clip", "Mul"], id="below -3"),
         pytest.param(127, 127, ["Clip", "Mul"], id="to 3"),
     ],
@@ -113,7 +113,7 @@ def test_hard_swish_of_whole_steps_is_a_product_of_integers(
     operators = compare(module, every_code(scale, zero_point), tmp_path)
     assert [op for op in operators if "Linear" not in op] == made
     left = [op for op in optimized_operators(tmp_path) if not op.startswith(("Q", "Deq"))]
-    assert left == ["Clip"]
+    assert left == ["Clip"] * made.count("Clip")
 
 
 @pytest.mark.parametrize("scale", [3 / 47.5, 0.001, 3 / 90.4])

@@ -22,7 +22,7 @@ from records.instructions import (
     InstructionRecord,
     Instructions,
 )
-from records.manifest import Artifact, TensorSpec
+from records.manifest import Artifact, ArtifactFormat, TensorSpec
 from records.parity import RuntimeName
 from records.progress import Progress, silent
 from records.target import SkippedArtifact
@@ -36,6 +36,8 @@ from runtime_check.targets.target import Target
 WARMUP = 10
 INFERENCES = 31
 PROCESSES = 2
+#: Formats whose runtime counts otherwise after another artifact.
+_ALONE = frozenset({"onnx", "ort"})
 #: Two runs may differ by so much; three hundredths of a percent have been seen.
 SPREAD_LIMIT = 0.001
 
@@ -173,18 +175,19 @@ def _runs(
 ) -> Iterator[list[Instructions]]:
     """Yield what each repetition found, in the order of the subjects.
 
-    Each runtime has fresh processes of its own: torch, once loaded, was seen to disturb the counts
-    of ONNX Runtime in the same process by two thousandths.
+    ONNX Runtime gets a fresh process for every artifact: what was loaded before leaves memory in
+    another state, and the same artifact was seen to differ by two thousandths. The other runtimes
+    were not, and torch alone takes a minute to start under the counter: one process for each.
     """
     total, done = PROCESSES * len(subjects), 0
-    by_format = {
-        name: [n for n, subject in enumerate(subjects) if subject.artifact.format == name]
-        for name in dict.fromkeys(subject.artifact.format for subject in subjects)
-    }
+    sharing: dict[tuple[ArtifactFormat, int | None], list[int]] = {}
+    for number, subject in enumerate(subjects):
+        kind = subject.artifact.format
+        sharing.setdefault((kind, number if kind in _ALONE else None), []).append(number)
     for _ in range(PROCESSES):
         found: dict[int, Instructions] = {}
-        for name, numbers in by_format.items():
-            with target.counting(name) as (session, path):
+        for (kind, _), numbers in sharing.items():
+            with target.counting(kind) as (session, path):
                 for number in numbers:
                     progress("bench: instructions", done, total)
                     _count(session, target, subjects[number], batch, number)

@@ -21,7 +21,7 @@ from records.arm_comparison import ArmComparisonRecord
 from records.errors import DataError, ExportError, UnsupportedHereError
 from records.recipe import DataRecipe
 from runtime_check.targets import open_target
-from tests.benchmarks.test_instructions import counter_file
+from tests.benchmarks.test_instructions import counter_file, processes
 from tests.benchmarks.toy_bundle import SIDE, toy_bundle
 from tests.runtime_check.targets.here import Here
 
@@ -39,7 +39,8 @@ def images() -> npt.NDArray[np.float32]:
 
 def target(*ours: int, plain: int = 1000) -> Here:
     """Return a target on which ours takes so many instructions in each process."""
-    return Here(counted=tuple(counter_file(5000, one, plain, plain + 100) for one in ours))
+    runs = [counter_file(5000, one, plain, plain + 100) for one in ours]
+    return Here(counted=processes(*runs))
 
 
 @pytest.mark.parametrize("activations", ["int8", "uint8"])

@@ -35,8 +35,15 @@ def counter_file(*each: int) -> str:
     return marks(*totals)
 
 
+def processes(*runs: str, subjects: int = 4) -> tuple[str, ...]:
+    """Return a counter file for every process: in each run, one for each subject."""
+    return tuple(run for run in runs for _ in range(subjects))
+
+
 def test_counts_ratios_and_spread(bundle: Bundle) -> None:
-    with Here(counted=(counter_file(4000, 1000, 1200, 7), counter_file(4000, 1001, 1200, 9))) as t:
+    with Here(
+        counted=processes(counter_file(4000, 1000, 1200, 7), counter_file(4000, 1001, 1200, 9))
+    ) as t:
         record = count_instructions(bundle, t)
     counted = {one.artifact: one for one in record.artifacts}
     assert [run.all for run in counted["edge_int8_onnx"].runs] == [1000, 1001]
@@ -53,14 +60,16 @@ def test_counts_ratios_and_spread(bundle: Bundle) -> None:
 
 
 def test_runs_that_are_apart_do_not_pass(bundle: Bundle) -> None:
-    with Here(counted=(counter_file(4000, 1000, 1200, 7), counter_file(4000, 1002, 1200, 7))) as t:
+    with Here(
+        counted=processes(counter_file(4000, 1000, 1200, 7), counter_file(4000, 1002, 1200, 7))
+    ) as t:
         record = count_instructions(bundle, t)
     assert not record.passed
     assert [one.artifact for one in record.artifacts if not one.repeatable] == ["edge_int8_onnx"]
 
 
 def test_a_counter_file_that_was_cut_off_is_refused(bundle: Bundle) -> None:
-    cut = Here(counted=(counter_file(4000, 1000),))
+    cut = Here(counted=processes(counter_file(4000, 1000)))
     with cut as target, pytest.raises(ArtifactError, match="cut off"):
         count_instructions(bundle, target)
 
@@ -85,7 +94,9 @@ def emulated(monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> Bundle:
     """Put this machine in the place of the emulated one."""
 
     def here(name: str, root: Path) -> Here:
-        return Here(counted=(counter_file(4000, 1000, 1200, 7), counter_file(4000, 1003, 1200, 7)))
+        return Here(
+            counted=processes(counter_file(4000, 1000, 1200, 7), counter_file(4000, 1003, 1200, 7))
+        )
 
     monkeypatch.setattr(open_target, "EmulatedTarget", here)
     monkeypatch.setattr("export.bundle.load_bundle", lambda path: bundle)

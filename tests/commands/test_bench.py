@@ -19,6 +19,7 @@ from benchmarks.size import runtime_name
 from records import codec
 from records.bench import BenchRecord, Criterion, SamplesRecord, Startup
 from records.hashing import sha256_file
+from runtime_check import availability
 from tests.runtime_check.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def test_the_way_out_is_printed_whole(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     _judge(monkeypatch, met=True)
-    monkeypatch.setattr(latency, "find_spec", lambda name: None)
+    monkeypatch.setattr(availability, "find_spec", lambda name: None)
     assert _exit_code(monkeypatch, bundle.folder, "--threads", "1", "--out", tmp_path / "b") == 0
     # Square brackets are markup to rich: unescaped, the extra's name would vanish.
     assert "pip install '.[export]'" in " ".join(capsys.readouterr().out.split())

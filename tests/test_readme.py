@@ -19,7 +19,7 @@ from report.place_results import CALIBRATED_SUFFIX, source_mark, table_of
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 #: Pages with commands; the later ones use what the commands of the first one made.
-PAGES = (README, ROOT / "docs" / "phones.md")
+PAGES = (README, ROOT / "docs" / "phones.md", ROOT / "docs" / "arm_cost.md")
 BLOCKS = [
     block
     for page in PAGES
@@ -142,31 +142,36 @@ def test_the_recipes_that_the_readme_names_are_valid() -> None:
 
 
 def test_every_linked_file_exists() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")):
-        assert (ROOT / target).exists(), target
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), (page, target)
 
 
-TABLES = re.findall(r"<!-- (\w+):(\w+) -->", README.read_text(encoding="utf-8"))
+TABLES = [
+    (page, kind, name)
+    for page in PAGES
+    for kind, name in re.findall(r"<!-- (\w+):(\w+) -->", page.read_text(encoding="utf-8"))
+]
 
 
 def test_the_page_holds_the_tables_of_every_results_file() -> None:
     files = {path.stem for path in (ROOT / "docs" / "results").glob("*.json")}
     beside = {name for name in files if name.endswith(CALIBRATED_SUFFIX)}
-    assert {name for _, name in TABLES} == files - beside
+    assert {name for _, _, name in TABLES} == files - beside
 
 
-@pytest.mark.parametrize(("kind", "name"), TABLES)
-def test_the_figures_are_those_of_the_results_file(kind: str, name: str) -> None:
+@pytest.mark.parametrize(("page", "kind", "name"), TABLES, ids=lambda value: str(value)[-20:])
+def test_the_figures_are_those_of_the_results_file(page: Path, kind: str, name: str) -> None:
     placed = re.search(
         rf"<!-- {kind}:{name} -->\n(.*?)<!-- /{kind}:{name} -->",
-        README.read_text(encoding="utf-8"),
+        page.read_text(encoding="utf-8"),
         re.DOTALL,
     )
     assert placed is not None
     assert placed[1] == table_of(kind, ROOT / "docs" / "results" / f"{name}.json")
 
 
-@pytest.mark.parametrize("name", [name for kind, name in TABLES if kind == "curve"])
+@pytest.mark.parametrize("name", [name for _, kind, name in TABLES if kind == "curve"])
 def test_the_curve_is_drawn_from_its_record(name: str) -> None:
     path = ROOT / "docs" / "results" / f"{name}.json"
     assert path.with_suffix(".svg").read_bytes().endswith(source_mark(path))

@@ -6,6 +6,7 @@ what the process compiled before: `export.lite_compact` leaves both out.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.jit._builtins import _find_builtin
 from torch.jit.mobile import _get_model_bytecode_version
 
 from export.lite_compact import compact
@@ -37,7 +39,8 @@ def write_lite(module: nn.Module, path: Path) -> None:
     """
     with _quiet_torch():
         try:
-            frozen = torch.jit.freeze(torch.jit.script(module.eval()))
+            with _data_is_no_function(module):
+                frozen = torch.jit.freeze(torch.jit.script(module.eval()))
             saved = frozen._save_to_buffer_for_lite_interpreter()
         except (RuntimeError, TypeError, NotImplementedError) as error:
             name = type(module).__name__
@@ -56,6 +59,30 @@ def bytecode_version(path: Path) -> int:
             return int(_get_model_bytecode_version(str(path)))
     except (RuntimeError, ValueError) as error:
         raise ArtifactError(f"{path} is not a TorchScript Lite file: {error}") from error
+
+
+@contextmanager
+def _data_is_no_function(module: nn.Module) -> Iterator[None]:
+    """Give plain attributes other identities where torch.jit would take them for functions.
+
+    It knows builtin functions by ``id`` and keeps some ids of functions that are gone; a list of a
+    convolution that lies where one lay is compiled as that function, and fails. Seen once in some
+    hundred exports. The old values are kept meanwhile: their places must not be taken again.
+    """
+    kept: list[object] = []
+    for part in list(module.modules()):
+        for name, value in vars(part).items():
+            while isinstance(value, list | tuple | dict) and _is_taken_for_a_function(value):
+                kept.append(value)
+                # A copy of a tuple is the tuple itself.
+                value = (*[*value],) if isinstance(value, tuple) else copy.copy(value)
+            vars(part)[name] = value
+    yield
+    kept.clear()
+
+
+def _is_taken_for_a_function(value: object) -> bool:
+    return _find_builtin(value) is not None  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -135,3 +135,16 @@ def test_an_existing_file_is_kept(tmp_path: Path) -> None:
     with pytest.raises(OverwriteError):
         write_lite(split("tiny", "block1").edge, path)
     assert path.read_bytes() == b"mine"
+
+
+def test_data_where_a_function_lay_is_still_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()).eval()
+    place = id(network[0]._reversed_padding_repeated_twice)
+    monkeypatch.setitem(torch.jit._builtins._get_builtin_table(), place, "aten::add")  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="builtin"):
+        torch.jit.script(network)
+    write_lite(network, tmp_path / "edge.ptl")
+    x = batch(8)
+    assert torch.equal(lite(tmp_path / "edge.ptl", x), eager(network, x))

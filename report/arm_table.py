@@ -79,10 +79,13 @@ def _comparisons(records: Sequence[ArmComparisonRecord]) -> str:
             f"{one.counted.mean.all / 1000:,.0f} ({one.activations})" for one in record.plain
         )
         most = max(one.ratio for one in record.plain)
-        cells = [f"{record.ours.mean.all / 1000:,.0f}", plain, f"{100 * (1 - most):.0f} %"]
+        fp32 = f"{record.fp32.mean.all / 1000:,.0f}"
+        cells = [fp32, f"{record.ours.mean.all / 1000:,.0f}"]
+        cells += [f"{record.ours.mean.all / record.fp32.mean.all:.2f}×", plain]
+        cells += [f"{100 * (1 - most):.1f} %"]
         rows.append([f"`{record.split}`", str(record.input_shape[-1]), record.target.name, *cells])
     tools = ", ".join(dict.fromkeys(f"`{one.tool}`" for r in records for one in r.plain))
-    head = ["cut", "pixels", "CPU", "ours", "plain", "fewer, at least"]
+    head = ["cut", "pixels", "CPU", "FP32", "ours", "ours / FP32", "plain", "fewer, at least"]
     basis = f"Our QDQ ONNX beside {tools} of the same FP32 edge on the same calibration images."
     return _table(basis, head, rows, left=3)
 
@@ -119,6 +122,7 @@ def _parity(rows: Sequence[ArmParity]) -> str:
 def _attacks(rows: Sequence[ArmAttack]) -> str:
     if not rows:
         return ""
+    sent = [row for row in rows if "_wire_" in row.artifact] or rows
     levels = list(dict.fromkeys(level for row in rows for level in row.db))
     cells = [
         [
@@ -128,7 +132,7 @@ def _attacks(rows: Sequence[ArmAttack]) -> str:
             *(_level(row, level) for level in levels),
             f"**{row.verdict}**",
         ]
-        for row in rows
+        for row in sent
     ]
     basis = (
         f"Decoders fed with the ARM kernels' outputs, {min(r.victims for r in rows):,} victims, "

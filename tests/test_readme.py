@@ -83,7 +83,9 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy2(ROOT / path, folder / path)
     venv = folder / ".venv"
     venv.mkdir()
-    (venv / "bin").symlink_to(Path(sys.prefix) / "bin")
+    # Each entry apart: Python looks for pyvenv.cfg beside the path by which it was called.
+    for entry in ("bin", "lib", "pyvenv.cfg"):
+        (venv / entry).symlink_to(Path(sys.prefix) / entry)
     (venv / ".installed").touch()
     _cifar_like(folder / "cifar.npz")
     for name, data in (

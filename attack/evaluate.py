@@ -165,7 +165,7 @@ def _skipped(campaign: Campaign) -> Iterator[SkippedArtifact]:
     for artifact in campaign.bundle.edges("int8"):
         reason = campaign.why_not(artifact)
         if reason is None and campaign.device is not None and artifact not in named:
-            reason = "not judged"
+            reason = "not named in attack.artifacts or --artifacts"
         if reason is not None:
             yield SkippedArtifact(artifact=artifact.name, reason=reason)
 

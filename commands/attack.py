@@ -256,7 +256,7 @@ def _print_verdicts(record: AttackRecord, console: Console) -> None:
     from rich.table import Table
 
     table = Table(title="max-leak(FP32) − max-leak(artifact), strongest attacker of each")
-    table.add_column("artifact")
+    table.add_column("artifact", no_wrap=True)
     table.add_column("verdict")
     for column in ("advantage, dB", "lower", "upper"):
         table.add_column(column, justify="right")
@@ -280,8 +280,9 @@ def _print_leaks(record: AttackRecord, console: Console) -> None:
         title=f"Reconstruction of {data.victim.count:,} victims, {data.attacker.count:,} attacker "
         f"images ({data.source}), {data.native_size} px"
     )
-    for column in ("artifact", "attacker"):
-        table.add_column(column)
+    # A name that is cut says nothing: on a narrow terminal it goes on below.
+    table.add_column("artifact", overflow="fold", min_width=10)
+    table.add_column("attacker", overflow="fold")
     figures = ("recon_psnr_db", "pooled", "p5", "p95", "leak_db", "recon_ssim", "rank-1", "label")
     for column in figures:
         table.add_column(column, justify="right")

@@ -21,6 +21,18 @@ from commands.recipe_options import (
 )
 from records.manifest import Manifest
 
+_FORMATS = ("ptl", "onnx", "ort", "pte", "tflite")
+
+
+def _listed_formats(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> list[str] | None:
+    formats = None if text is None else [part.strip() for part in text.split(",")]
+    unknown = [one for one in formats or () if one not in _FORMATS]
+    if unknown:
+        raise click.BadParameter(f"{', '.join(unknown)}: formats are {', '.join(_FORMATS)}")
+    return formats
+
 
 @click.command()
 @recipe_option
@@ -51,6 +63,7 @@ from records.manifest import Manifest
 @click.option(
     "--formats",
     metavar="F,…",
+    callback=_listed_formats,
     help="ptl,onnx and any of ort, pte (ExecuTorch), tflite (LiteRT)  [default: ptl,onnx]",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
@@ -66,7 +79,7 @@ def command(
     bias_correction: bool | None,
     boundary_bits: str | None,
     opset: int | None,
-    formats: str | None,
+    formats: list[str] | None,
     out: Path,
     force: bool,
     as_json: bool,
@@ -80,6 +93,10 @@ def command(
     appears whole and verified, or not at all.
     """
     require_export_extra("export")
+    from records.errors import OverwriteError
+
+    if not force and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OverwriteError(f"{out} already exists; add --force or choose another --out")
     recipe = recipe_with(
         recipe_path,
         data={"source": data},
@@ -89,7 +106,7 @@ def command(
             "bias_correction": bias_correction,
             "boundary_bits": None if boundary_bits is None else int(boundary_bits),
             "opset": opset,
-            "formats": None if formats is None else formats.split(","),
+            "formats": formats,
             **quantizer,
         },
     )
@@ -110,7 +127,8 @@ def _print_table(manifest: Manifest, out: Path) -> None:
     from rich.table import Table
 
     table = Table(title=f"{out}  split {manifest.split}  boundary {manifest.boundary.shape}")
-    for column in ("artifact", "format", "precision", "ends with"):
+    table.add_column("artifact", no_wrap=True)
+    for column in ("format", "precision", "ends with"):
         table.add_column(column)
     for column in ("weights, bytes", "file, bytes"):
         table.add_column(column, justify="right")

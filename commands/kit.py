@@ -34,9 +34,9 @@ def command(
 ) -> None:
     """Pack BUNDLE, its expected outputs and a torch-free program into one archive.
 
-    On aarch64 Linux three commands unpack it, install pinned packages and run it: it holds every
-    artifact's outputs against those of eager INT8 and of this host, and measures latencies. The
-    archive carries victim images. The same bundle gives the same bytes.
+    On aarch64 Linux three commands unpack it, install pinned packages and run it: it holds the
+    outputs of .onnx, .ort and .tflite artifacts against those of eager INT8 and of this host, and
+    measures latencies. The archive carries victim images. The same bundle gives the same bytes.
     """
     require_export_extra("kit", ("torch", "torchvision", "onnx", "safetensors"))
     from benchmarks.kit.build import build_kit, folder_name
@@ -59,5 +59,7 @@ def command(
         return
     click.echo(f"kit: {path}, {kit.file.size:,} bytes, SHA-256 {kit.file.sha256}")
     click.echo("on the device:")
-    for line in kit.commands:
+    unpack, *others = kit.commands
+    # The archive's one folder has its own name, whatever the file is called.
+    for line in (unpack.replace(f"{folder_name(bundle)}.tar.gz", path.name), *others):
         click.echo(f"  {line}")

@@ -40,12 +40,13 @@ def _print_table(record: OperatorsRecord) -> None:
 
     table = Table(title=f"bundle {record.bundle_id[:16]}", title_justify="left")
     for column in ("artifact", "versions", "operators"):
-        table.add_column(column)
+        # Folded, never cut: a selective build needs every name whole.
+        table.add_column(column, overflow="fold")
     for one in record.artifacts:
         table.add_row(
             f"{one.artifact}\n{one.file}",
             "\n".join(f"{name} {version}" for name, version in one.versions.items()),
-            ", ".join(f"{use.name} ×{use.uses}" for use in one.operators),
+            "\n".join(f"{use.name} ×{use.uses}" for use in one.operators),
             end_section=True,
         )
     Console().print(table)

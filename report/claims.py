@@ -133,7 +133,9 @@ def shipped_int8(check: CheckRecord) -> list[ArtifactCheck]:
     return [
         a
         for a in check.artifacts
-        if a.precision == "int8" and not a.reference and a.mode in {"qnnpack", check.ort.mode}
+        if a.precision == "int8"
+        and not a.reference
+        and a.mode in {"qnnpack", "xnnpack", check.ort.mode}
     ]
 
 

@@ -38,7 +38,8 @@ def readme(kit: KitRecord, folder: str) -> bytes:
     check, note = "", "This kit carries no images: it can be measured only."
     if kit.sample is not None:
         check = (
-            f"runs {kit.sample.count} victims through every artifact and holds the outputs\n"
+            f"runs {kit.sample.count} victims through each .onnx, .ort and .tflite and\n"
+            "holds the outputs "
             "against those of eager INT8 and of the host that made the kit, "
         )
         note = f"The kit carries {kit.sample.count} images of {kit.sample.source.split(':')[0]}."

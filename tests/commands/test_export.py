@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from benchmarks.size import artifact_sizes, shipped
 from commands.export import command
 from export.bundle import load_bundle
-from records.errors import ExportError
+from records.errors import ExportError, OverwriteError
 from runtime_check.check import check_bundle
 from runtime_check.victims import victims_for
 from tests.runtime_check.tiny_bundle import SPLIT, write_images
@@ -164,3 +164,18 @@ def test_the_whole_network_is_exported_and_checked(
     assert lite.accuracy.drop_points is not None
     sizes = {size.artifact: size.file_bytes for size in artifact_sizes(shipped(bundle))}
     assert sizes["server_fp32_onnx"] < 300
+
+
+def test_an_unknown_format_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    result = CliRunner().invoke(command, ["--formats", "ptl, coreml", "--out", str(tmp_path / "b")])
+    assert result.exit_code != 0
+    assert "coreml: formats are ptl, onnx, ort, pte, tflite" in result.output
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_existing_folder_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine").touch()
+    result = CliRunner().invoke(command, ["--out", str(tmp_path / "b")])
+    assert isinstance(result.exception, OverwriteError)
+    assert "--force" in str(result.exception)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,6 @@ import msgspec
 import numpy.typing as npt
 import pytest
 
-import edgeveil
 from benchmarks.machine_state import machine_state
 from records import codec
 from records.bench import BenchRecord
@@ -26,6 +24,7 @@ from runtime_check.targets.cpus import CPUS
 from runtime_check.targets.emulated import Guest
 from runtime_check.targets.emulator import find_emulator
 from tests.arm.arm_targets import prepared
+from tests.commands.exit_codes import exit_code_of
 from tests.loopback_ssh import Device, loopback
 from tests.runtime_check.tiny_bundle import resealed, tiny_bundle, with_varied_classes
 
@@ -71,11 +70,7 @@ def pi(tmp_path: Path) -> Iterator[Device]:
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, device: Device, *arguments: object) -> int:
     options = ("--python", "arm-python", "--ssh-config", device.config)
-    monkeypatch.setattr(sys, "argv", ["edgeveil", *map(str, (*arguments, *options))])
-    with pytest.raises(SystemExit) as caught:
-        edgeveil.main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+    return exit_code_of(monkeypatch, *arguments, *options)
 
 
 def test_the_kit_end_to_end_over_a_connection_that_is_cut(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-import edgeveil
 from benchmarks.instructions import INFERENCES, count_instructions
 from export.bundle import Bundle
 from records import codec
@@ -15,6 +13,7 @@ from records.errors import ArtifactError, UnsupportedHereError
 from records.instructions import InstructionRecord
 from runtime_check.targets import open_target
 from tests.benchmarks.toy_bundle import toy_bundle
+from tests.commands.exit_codes import exit_code_of
 from tests.runtime_check.targets.here import Here, marks
 
 
@@ -82,11 +81,7 @@ def test_nothing_to_count_is_unsupported(bundle: Bundle) -> None:
 
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["edgeveil", "bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        edgeveil.main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+    return exit_code_of(monkeypatch, "bench", *arguments)
 
 
 @pytest.fixture

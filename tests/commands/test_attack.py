@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import edgeveil
 from records import codec
 from records.attack import AttackRecord
 from records.codec import without_timings
 from records.recipe import AttackRecipe
+from tests.commands.exit_codes import exit_code_of
 from tests.runtime_check.tiny_bundle import resealed, tiny_bundle
 
 if TYPE_CHECKING:
@@ -43,11 +42,7 @@ def with_attack(bundle: Bundle, recipe: AttackRecipe) -> Bundle:
 
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["edgeveil", "attack", "--threads", "1", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        edgeveil.main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+    return exit_code_of(monkeypatch, "attack", "--threads", "1", *arguments)
 
 
 def test_it_writes_record_and_pictures_beside_the_bundle(

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import edgeveil
 from benchmarks import interleaved, latency, timing
 from benchmarks.size import runtime_name
 from records import codec
 from records.bench import BenchRecord, Criterion, SamplesRecord, Startup
 from records.hashing import sha256_file
 from runtime_check import availability
+from tests.commands.exit_codes import exit_code_of
 from tests.runtime_check.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
@@ -79,11 +79,7 @@ def _judge(monkeypatch: pytest.MonkeyPatch, *, met: bool) -> None:
 
 
 def _exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["edgeveil", "bench", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        edgeveil.main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+    return exit_code_of(monkeypatch, "bench", *arguments)
 
 
 @pytest.mark.slow

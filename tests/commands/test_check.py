@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import edgeveil
 from baseline.datasets import read_npz
 from records import codec
 from records.parity import CheckRecord
+from tests.commands.exit_codes import exit_code_of
 from tests.runtime_check.tiny_bundle import (
     replaced,
     tiny_bundle,
@@ -40,11 +39,7 @@ def bundle(
 
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["edgeveil", "check", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        edgeveil.main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+    return exit_code_of(monkeypatch, "check", *arguments)
 
 
 def test_a_good_bundle_exits_0_and_writes_its_record_beside_it(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +11,13 @@ import msgspec
 import numpy.typing as npt
 import pytest
 
-import edgeveil
 from commands import device as device_command
 from records import codec
 from records.bench import BenchRecord, SamplesRecord
 from records.device import DeviceCheck, DeviceRecord
 from records.hashing import sha256_file
 from records.recipe import BenchRecipe
+from tests.commands.exit_codes import exit_code_of as exit_code
 from tests.loopback_ssh import Device, loopback
 from tests.runtime_check.tiny_bundle import resealed, tiny_bundle
 
@@ -46,14 +45,6 @@ def bundle(
 def device(tmp_path: Path) -> Iterator[Device]:
     with loopback(tmp_path / "device") as found:
         yield found
-
-
-def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["edgeveil", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        edgeveil.main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
 
 
 def there(device: Device) -> tuple[object, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy.typing as npt
 import pytest
 
-import edgeveil
 from records import codec
 from records.hashing import sha256_file
 from records.kit import KitFile
+from tests.commands.exit_codes import exit_code_of
 from tests.runtime_check.tiny_bundle import tiny_bundle
 
 if TYPE_CHECKING:
@@ -33,11 +32,7 @@ def bundle(
 
 
 def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["edgeveil", "kit", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        edgeveil.main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+    return exit_code_of(monkeypatch, "kit", *arguments)
 
 
 def test_a_kit_and_its_three_commands(

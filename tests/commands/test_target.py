@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
-import edgeveil
 from commands import target
 from records.doctor import DoctorRecord
 from records.target import TargetState
 from runtime_check.targets import prepare
 from tests.benchmarks.toy_bundle import toy_bundle
-
-
-def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["edgeveil", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        edgeveil.main()
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
+from tests.commands.exit_codes import exit_code_of as exit_code
 
 
 @pytest.fixture(autouse=True)

@@ -51,8 +51,9 @@ class LearnedRange(FakeQuantizeBase):
         """Return a float32 tensor of any shape, rounded; gradients pass between the ends."""
         low, high = self.ends().unbind()
         scale = (high - low) / (self.quant_max - self.quant_min)
-        scale = scale * self._observer[0].to_whole_steps(scale.detach())
-        zero_point = self.quant_min - low / scale
+        observer = self._observer[0]
+        scale = scale * observer.to_whole_steps(scale.detach())
+        zero_point = observer.to_whole_zero(scale.detach(), self.quant_min - low / scale)
         # LSQ's sec. 2.2: keeps the range's gradient of the size of a weight's.
         share = (x.numel() * self.quant_max) ** -0.5
         rounded: Tensor = torch._fake_quantize_learnable_per_tensor_affine(

@@ -26,6 +26,10 @@ _BINS = 4096
 _SAMPLES_PER_BIN = 2
 #: x + 3 runs to twice 3, which is stored as uint8.
 _MOST_STEPS = 127
+#: Steps at the upper end given away to let the grid begin at −3: two in a hundred.
+_MOST_RAISED = 5
+#: The grid on which hard-sigmoid's own output, fixed by FX at 1/256, has the integers of its input.
+_SIGMOID_GRID = (6 / 256, 128)
 
 Reader = Callable[[Tensor], Tensor]
 
@@ -66,7 +70,9 @@ class RangeObserver(HistogramObserver):
     ``count_now``, for a histogram over them.
 
     With ``whole_steps`` the scale of what a hard-swish reads is moved to the nearest of which 3 is
-    a whole multiple, by half a step in 3 at most: hard-swish is then a product of integers.
+    a whole multiple, by half a step in 3 at most, and a grid that begins a few steps above −3 is
+    moved to begin there: hard-swish is then a product of two stored tensors. What a hard-sigmoid
+    reads gets 256 steps from −3 to 3, and the integers of its input are those of its output.
     """
 
     def __init__(
@@ -153,18 +159,37 @@ class RangeObserver(HistogramObserver):
             high: the upper end.
         """
         scale, zero_point = self._calculate_qparams(low, high)
-        factor = self.to_whole_steps(scale)
-        if factor == 1.0:
+        if not self.whole_steps or self.reads_unchanged:
             return scale, zero_point
-        scale = (scale.double() * factor).float()
+        scale = (scale.double() * self.to_whole_steps(scale)).float()
         shifted = self.quant_min - torch.round(low.clamp(max=0) / scale)
-        return scale, shifted.clamp(self.quant_min, self.quant_max).to(zero_point.dtype)
+        shifted = self.to_whole_zero(scale, shifted.clamp(self.quant_min, self.quant_max))
+        return scale, shifted.to(zero_point.dtype)
 
     def to_whole_steps(self, scale: Tensor) -> float:
-        """Return the factor that takes a scale, of shape (1,), to the nearest that divides 3."""
+        """Return the factor that takes a scale, of shape (1,), to that of ``whole_steps``."""
+        if not self.whole_steps or self.reads_unchanged:
+            return 1.0
+        if self.reader is hardsigmoid:
+            return _SIGMOID_GRID[0] / float(scale)
         steps = round(3 / float(scale))
-        whole = self.whole_steps and self.reader is hardswish and 1 <= steps <= _MOST_STEPS
-        return 3 / steps / float(scale) if whole else 1.0
+        return 3 / steps / float(scale) if 1 <= steps <= _MOST_STEPS else 1.0
+
+    def to_whole_zero(self, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """Return the zero point, of shape (1,), that ``whole_steps`` makes of one.
+
+        Args:
+            scale: after `to_whole_steps`, of shape (1,).
+            zero_point: in steps; it need not be whole.
+        """
+        if not self.whole_steps or self.reads_unchanged:
+            return zero_point
+        if self.reader is hardsigmoid:
+            return torch.full_like(zero_point, _SIGMOID_GRID[1])
+        steps = round(3 / float(scale))
+        first = float(zero_point.detach())
+        raised = steps <= _MOST_STEPS and steps - _MOST_RAISED <= first < steps
+        return torch.full_like(zero_point, steps) if raised else zero_point
 
     def ends(self) -> tuple[float, float]:
         """Return the range in use: what was chosen by hand, else what the method finds."""

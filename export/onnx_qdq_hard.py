@@ -32,9 +32,13 @@ def hardsigmoid(writer: QdqWriter, call: Call) -> None:
     """Write ``clamp(x/6 + 1/2, 0, 1)`` as another scale for the same numbers.
 
     With a zero point at 1/2 the ends of uint8 are the ends of the clamp. The LeakyRelu is the
-    identity; ONNX Runtime makes one table of it and of the nodes around it.
+    identity; ONNX Runtime makes one table of it and of the nodes around it. Where every result has
+    the integer that it is made of, there is nothing to write.
     """
     node, source = call.node, call.source
+    if _same_codes(writer, node, source):
+        writer.put_stored(node, writer.stored(source))
+        return
     scaled = _rescaled(writer, node, source)
     if scaled is None:
         writer.operate(call, "HardSigmoid", [writer.real(source)], alpha=1 / 6, beta=0.5)
@@ -55,6 +59,12 @@ def hardswish(writer: QdqWriter, call: Call) -> None:
         return
     share = _share(writer, call, *found)
     writer.operate(call, "Mul", [writer.real(source), share])
+
+
+def _same_codes(writer: QdqWriter, node: fx.Node, source: fx.Node) -> bool:
+    if not (writer.is_quantized(node) and writer.is_quantized(source)):
+        return False
+    return np.array_equal(_table(functional.hardsigmoid, writer.quantization(source)), _CODES)
 
 
 def _rescaled(writer: QdqWriter, node: fx.Node, source: fx.Node) -> list[str] | None:

@@ -5,6 +5,10 @@ each row of the result has the ``kh`` rows that it reads stacked along the chann
 are the same numbers in the same order, and so are the results. Without this, ONNX Runtime copies
 nine bytes at a time for each pixel of the result and each row of the kernel, which costs more
 than the products; whole rows of the image are copied at once instead.
+
+What is left is a copy for each pixel of the result, some 140 instructions. Where the products are
+few, two pixels beside each other are computed as one of twice the channels, by a kernel that is
+wider by one stride: half the copies, and some products with zero.
 """
 
 from __future__ import annotations
@@ -12,13 +16,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import fx
 
+from export.onnx_qdq_shapes import reshaped
 from export.onnx_qdq_writer import Call, QdqWriter
 
 #: Of more channels the copies are long enough as they are, and the layout is no longer the image's.
 _MOST_CHANNELS = 4
+#: Products with zero for one pixel that half a copy outweighs: each costs up to a quarter of an
+#: instruction where the CPU has no 8-bit dot product.
+_MOST_ZEROS = 320
 _QUANTIZE = (torch.quantize_per_tensor,)
 
 
@@ -49,10 +58,53 @@ def stacked_rows(writer: QdqWriter, call: Call, packed: Any) -> str:
         f"{call.node.name}_rows", np.arange(height, dtype=np.int32)[:, None] + starts
     )
     gathered = writer.graph.node("Gather", [name, rows], axis=2)
-    shape = np.asarray((0, channels * height, count, width), np.int64)
-    sizes = writer.graph.constant(f"{call.node.name}_shape", shape)
-    stacked = writer.graph.node("Reshape", [gathered, sizes])
+    stacked = reshaped(writer, call.node, gathered, (channels * height, count, width))
     return writer.graph.node("DequantizeLinear", [stacked, *writer.parameters(source)])
+
+
+def is_paired(writer: QdqWriter, call: Call, packed: Any) -> bool:
+    """Whether two pixels of a convolution that reads the image are computed as one.
+
+    Args:
+        writer: knows the shapes.
+        call: of the convolution, for which `reads_image` holds.
+        packed: its packed weights.
+    """
+    outputs, channels, height, _ = packed.unpack()[0].shape
+    zeros = int(outputs * channels * height * packed.stride()[1])
+    even = writer.shape(call.node)[2] % 2 == 0
+    return even and packed.dilation()[1] == 1 and zeros <= _MOST_ZEROS
+
+
+def paired_weights(weights: npt.NDArray[np.int8], stride: int) -> npt.NDArray[np.int8]:
+    """Return int8 (O, c, 1, w) as (2 · O, c, 1, w + stride): of the left pixel, then of the right.
+
+    Args:
+        weights: of a kernel of one row.
+        stride: along the columns.
+    """
+    rest = ((0, 0),) * 3
+    left, right = (np.pad(weights, (*rest, ends)) for ends in ((0, stride), (stride, 0)))
+    return np.concatenate([left, right])
+
+
+def paired_margins(writer: QdqWriter, call: Call, packed: Any) -> tuple[int, int]:
+    """Return how many columns of zeros stand left and right of the image for pairs of pixels."""
+    left, stride = packed.padding()[1], packed.stride()[1]
+    reach = (writer.shape(call.node)[2] - 1) * stride + packed.unpack()[0].shape[3]
+    return left, max(0, reach - left - writer.shape(call.source)[2])
+
+
+def unpaired(writer: QdqWriter, node: fx.Node, stored: str) -> str:
+    """Return stored integers (N, 2 · O, H, W / 2) as the node's (N, O, H, W).
+
+    Where channels come last, as in ONNX Runtime's kernels, nothing is moved: it takes both
+    transpositions out.
+    """
+    channels, height, width = writer.shape(node)
+    last = writer.graph.node("Transpose", [stored], perm=[0, 2, 3, 1])
+    single = reshaped(writer, node, last, (height, width, channels))
+    return writer.graph.node("Transpose", [single], perm=[0, 3, 1, 2])
 
 
 def _padded(writer: QdqWriter, source: fx.Node, top: int, below: int) -> str:

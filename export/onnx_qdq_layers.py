@@ -10,10 +10,22 @@ import torch
 from torch import Tensor, fx, nn
 from torch.ao.nn import intrinsic, quantized
 
-from export.onnx_qdq_image import reads_image, stacked_rows
+from export.onnx_qdq_image import (
+    is_paired,
+    paired_margins,
+    paired_weights,
+    reads_image,
+    stacked_rows,
+    unpaired,
+)
 from export.onnx_qdq_pointwise import put_rectified
-from export.onnx_qdq_shapes import reshaped
+from export.onnx_qdq_shapes import flatten_pixel, reshaped
 from export.onnx_qdq_writer import Call, OperatorWriter, QdqWriter, refuse
+
+#: Inputs of an output channel up to which uint8 weights are cheaper.
+_FEW_INPUTS = 24
+#: The zero point of weights that are stored as uint8.
+_MIDDLE = 128
 
 
 def _convolution(writer: QdqWriter, call: Call) -> None:
@@ -21,20 +33,39 @@ def _convolution(writer: QdqWriter, call: Call) -> None:
     packed = _packed(writer, call)
     if call.get("padding_mode", None, "zeros") not in (None, "zeros"):
         refuse(call.node, "only zero padding is written")
-    weight, bias = packed.unpack()
-    shape = tuple(weight.shape)
-    strides, padding = packed.stride(), packed.padding()
     if reads_image(call, packed):
-        source = stacked_rows(writer, call, packed)
-        # One row of the kernel, over rows that are in place already.
-        shape = (shape[0], shape[1] * shape[2], 1, shape[3])
-        strides, padding = (1, strides[1]), (0, padding[1])
-    else:
-        source = writer.real(call.source)
-    inputs = [source, *_weights(writer, call, weight, bias, shape)]
-    attributes = _geometry(strides, padding, packed.dilation(), packed.groups())
-    attributes["kernel_shape"] = list(shape[2:])
+        _image_convolution(writer, call, packed)
+        return
+    weight, bias = packed.unpack()
+    groups = int(packed.groups())
+    inputs = [writer.real(call.source), *_weights(writer, call, weight, bias, groups=groups)]
+    attributes = _geometry(packed.stride(), packed.padding(), packed.dilation(), groups)
+    attributes["kernel_shape"] = list(weight.shape[2:])
     put_rectified(writer, call, writer.inner(call, "Conv", inputs, **attributes), _has_relu(call))
+
+
+def _image_convolution(writer: QdqWriter, call: Call, packed: Any) -> None:
+    """One row of the kernel, over rows that are stacked; see ``export.onnx_qdq_image``."""
+    weight, bias = packed.unpack()
+    outputs, channels, height, width = weight.shape
+    integers = _array(weight.int_repr(), np.int8).reshape(outputs, channels * height, 1, width)
+    stride, margins = packed.stride()[1], (packed.padding()[1],) * 2
+    paired = is_paired(writer, call, packed)
+    if paired:
+        integers, margins = paired_weights(integers, stride), paired_margins(writer, call, packed)
+    inputs = [
+        stacked_rows(writer, call, packed),
+        *_weights(writer, call, weight, bias, integers, times=1 + paired, groups=1),
+    ]
+    attributes = {
+        "kernel_shape": list(integers.shape[2:]),
+        "strides": [1, stride * (1 + paired)],
+        "pads": [0, margins[0], 0, margins[1]],
+        "dilations": [1, int(packed.dilation()[1])],
+    }
+    put_rectified(writer, call, writer.inner(call, "Conv", inputs, **attributes), _has_relu(call))
+    if paired:
+        writer.put_stored(call.node, unpaired(writer, call.node, writer.stored(call.node)))
 
 
 def _transposed_convolution(writer: QdqWriter, call: Call) -> None:
@@ -75,11 +106,11 @@ def _linear(writer: QdqWriter, call: Call) -> None:
         names = _weights(writer, call, weight, bias)
         put_rectified(writer, call, _product(writer, call, names), _has_relu(call))
         return
-    names = _weights(writer, call, weight, bias, (*weight.shape, 1, 1))
+    integers = _array(weight.int_repr(), np.int8).reshape(*weight.shape, 1, 1)
+    names = _weights(writer, call, weight, bias, integers)
     pixel = writer.inner(call, "Conv", [_pixel(writer, call.source), *names], kernel_shape=[1, 1])
     put_rectified(writer, call, pixel, _has_relu(call))
-    flat = reshaped(writer, node, writer.stored(node), writer.shape(node))
-    writer.put_stored(node, flat)
+    flatten_pixel(writer, node)
 
 
 def _pixel(writer: QdqWriter, source: fx.Node) -> str:
@@ -134,15 +165,25 @@ def _weights(
     call: Call,
     weight: Tensor,
     bias: Tensor | None,
-    shape: tuple[int, ...] | None = None,
+    integers: npt.NDArray[np.int8] | None = None,
+    *,
+    times: int = 1,
+    groups: int | None = None,
 ) -> list[str]:
-    """Store a weight as int8 and a bias as int32 behind DequantizeLinear nodes.
+    """Store a weight as 8-bit and a bias as 32-bit integers behind DequantizeLinear nodes.
 
-    ``shape``: that the weight is written in, its first axis unchanged; None takes its own.
+    ``integers``: those of the weight as they are written; None takes them as they are. ``times``:
+    how often they repeat the output channels. ``groups``: of a convolution, whose weight may then
+    be stored as uint8.
     """
     scales, per_channel = _weight_scales(call, weight)
-    integers = _array(weight.int_repr(), np.int8).reshape(shape or tuple(weight.shape))
-    names = [_dequantized_weight(writer, call, integers, scales, per_channel=per_channel)]
+    scales = scales.repeat(times) if per_channel else scales
+    bias = None if bias is None else bias.repeat(times)
+    if integers is None:
+        integers = _array(weight.int_repr(), np.int8)
+    unsigned = groups is not None and _suits_uint8(integers, groups)
+    weights = {"per_channel": per_channel, "unsigned": unsigned}
+    names = [_dequantized_weight(writer, call, integers, scales, **weights)]
     if bias is not None:
         names.append(_dequantized_bias(writer, call, bias, scales, per_channel=per_channel))
     return names
@@ -176,14 +217,28 @@ def _dequantized_weight(
     scales: Tensor,
     *,
     per_channel: bool,
+    unsigned: bool,
 ) -> str:
     name = f"{call.node.name}_weight"
-    stored = writer.graph.own_constant(f"{name}_int8", integers)
+    kept: npt.NDArray[np.int8 | np.uint8] = integers
+    if unsigned:
+        kept = (integers.astype(np.int16) + _MIDDLE).astype(np.uint8)
+    stored = writer.graph.own_constant(f"{name}_{kept.dtype}", kept)
     scale = writer.graph.constant(f"{name}_scale", _array(scales))
-    zeros = np.zeros(tuple(scales.shape), np.int8)
+    zeros = np.full(tuple(scales.shape), _MIDDLE if unsigned else 0, kept.dtype)
     zero_point = writer.graph.own_constant("", zeros)
     axis: dict[str, Any] = {"axis": 0} if per_channel else {}
     return writer.graph.node("DequantizeLinear", [stored, scale, zero_point], **axis)
+
+
+def _suits_uint8(integers: npt.NDArray[np.int8], groups: int) -> bool:
+    """Whether a convolution's weight is stored as uint8 around 128; the products are equal.
+
+    Without an 8-bit dot product, ONNX Runtime's ARM kernel of uint8 × int8 takes sixteen inputs of
+    an output at a time, that of uint8 × uint8 four. Of few inputs the second is up to a tenth
+    cheaper, of many the first; with a dot product they cost the same.
+    """
+    return groups == 1 and integers[0].size <= _FEW_INPUTS
 
 
 def _dequantized_bias(

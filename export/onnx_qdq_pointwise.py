@@ -14,6 +14,7 @@ from torch.ao.nn import quantized
 from torch.nn import functional
 
 from export.onnx_qdq_hard import hardsigmoid, hardswish
+from export.onnx_qdq_shapes import on_pixels
 from export.onnx_qdq_writer import Call, OperatorWriter, QdqWriter, refuse
 
 _UINT8 = (0, 255)
@@ -195,13 +196,13 @@ _ADD, _MUL = _binary("Add"), _binary("Mul")
 _SUB, _DIV = _binary("Sub"), _binary("Div")
 
 POINTWISE: dict[object, OperatorWriter] = {
-    **dict.fromkeys((nn.ReLU, functional.relu, torch.relu, "relu", "relu_"), _relu),
-    **dict.fromkeys((nn.ReLU6, quantized.ReLU6, functional.relu6), _relu6),
+    **dict.fromkeys((nn.ReLU, functional.relu, torch.relu, "relu", "relu_"), on_pixels(_relu)),
+    **dict.fromkeys((nn.ReLU6, quantized.ReLU6, functional.relu6), on_pixels(_relu6)),
     **dict.fromkeys((nn.Hardtanh, functional.hardtanh), _hardtanh),
     **dict.fromkeys((torch.clamp, "clamp", "clamp_"), _clamp_method),
     **dict.fromkeys(
         (nn.Hardswish, quantized.Hardswish, functional.hardswish, torch.ops.quantized.hardswish),
-        hardswish,
+        on_pixels(hardswish),
     ),
     **dict.fromkeys((nn.Hardsigmoid, functional.hardsigmoid), hardsigmoid),
     **dict.fromkeys(

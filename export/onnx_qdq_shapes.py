@@ -45,6 +45,36 @@ def reshaped(writer: QdqWriter, node: fx.Node, name: str, shape: tuple[int, ...]
     return writer.graph.node("Reshape", [name, sizes])
 
 
+def flatten_pixel(writer: QdqWriter, node: fx.Node) -> None:
+    """Make a node's stored (N, features, 1, 1) the (N, features) that it is in torch.
+
+    What it was is remembered: what reads it pixel by pixel needs no reshape.
+    """
+    pixel, shape = writer.stored(node), writer.shape(node)
+    flat = reshaped(writer, node, pixel, shape)
+    writer.note_reshape(flat, pixel, (*shape, 1, 1))
+    writer.put_stored(node, flat)
+
+
+def on_pixels(write: OperatorWriter) -> OperatorWriter:
+    """Let a writer of one operator on each value work before a flattening instead of behind it."""
+
+    def written(writer: QdqWriter, call: Call) -> None:
+        source = call.source
+        quantized = writer.is_quantized(call.node) and writer.is_quantized(source)
+        flat = writer.stored(source) if quantized else ""
+        pixel = writer.flattened(flat, (*writer.shape(source), 1, 1))
+        if pixel is None:
+            write(writer, call)
+            return
+        writer.put_stored(source, pixel)
+        write(writer, call)
+        writer.put_stored(source, flat)
+        flatten_pixel(writer, call.node)
+
+    return written
+
+
 def _transpose(writer: QdqWriter, call: Call) -> None:
     rank = len(writer.shape(call.source)) + 1
     first, second = (

@@ -149,6 +149,30 @@ def test_whole_steps_where_a_hard_swish_reads(method: ActivationObserver) -> Non
     assert other.calculate_qparams() == same.calculate_qparams()
 
 
+@pytest.mark.parametrize(("lowest", "raised"), [(-2.9, True), (-2.7, False), (-3.4, False)])
+def test_whole_steps_begin_at_minus_three_where_that_is_near(lowest: float, raised: bool) -> None:
+    x = torch.linspace(lowest, 7.0, 5000)
+    observer = RangeObserver("min-max", hardswish, whole_steps=True, dtype=torch.quint8)
+    scale, zero = _watch(observer, x).calculate_qparams()
+    steps = round(3 / float(scale))
+    assert int(zero) == (steps if raised else round(-lowest / float(scale)))
+
+
+def test_whole_steps_where_a_hard_sigmoid_reads() -> None:
+    x = torch.randn(3000, generator=torch.Generator().manual_seed(5))
+    for method in ("min-max", "mse"):
+        observer = RangeObserver(method, hardsigmoid, whole_steps=True, dtype=torch.quint8)
+        scale, zero = _watch(observer, x).calculate_qparams()
+        assert (float(scale), int(zero)) == (6 / 256, 128)
+    learned = LearnedRange(observer)
+    with torch.no_grad():
+        learned.growth.copy_(torch.tensor([0.2, -0.3]))
+    assert [float(p) for p in learned.calculate_qparams()] == [6 / 256, 128]
+    assert torch.equal(learned(x), torch.fake_quantize_per_tensor_affine(x, 6 / 256, 128, 0, 255))
+    plain = _watch(RangeObserver("min-max", hardsigmoid, dtype=torch.quint8), x)
+    assert float(plain.calculate_qparams()[0]) != 6 / 256
+
+
 def test_a_learned_range_keeps_whole_steps() -> None:
     x = torch.randn(2000, generator=torch.Generator().manual_seed(4)) * 2
     observer = RangeObserver("min-max", hardswish, whole_steps=True, dtype=torch.quint8)

@@ -162,6 +162,14 @@ def test_hard_sigmoid_of_usual_scales_is_a_table(tmp_path: Path) -> None:
         assert "HardSigmoid" not in operators
 
 
+def test_hard_sigmoid_of_its_own_steps_is_no_operator(tmp_path: Path) -> None:
+    operators = compare(Sigmoid(6 / 256, 128), every_code(6 / 256, 128), tmp_path)
+    assert set(operators) == {"QuantizeLinear", "DequantizeLinear"}
+    # One step beside, and it is not the same numbers.
+    operators = compare(Sigmoid(6 / 256, 127), every_code(6 / 256, 127), tmp_path)
+    assert set(operators) > {"QuantizeLinear", "DequantizeLinear"}
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 @pytest.mark.parametrize(("side", "rows"), [(4, False), (8, True)])
 def test_a_factor_a_channel_is_repeated_where_that_pays(
@@ -178,7 +186,7 @@ def test_with_whole_steps_no_hard_swish_is_left(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     write_qdq_onnx(edge.float_boundary, (3, 32, 32), path, opset=17, boundary="wire")
     operators = [node.op_type for node in onnx.load_model(path).graph.node]
-    assert not {"HardSwish", "HardSigmoid"} & set(operators)
+    assert not {"HardSwish", "HardSigmoid", "LeakyRelu"} & set(operators)
     assert not {"HardSigmoid", "Mul", "HardSwish"} & set(optimized_operators(tmp_path))
     chosen = options(optimized=True)
     chosen.add_session_config_entry("session.x64quantprecision", "1")

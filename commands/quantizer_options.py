@@ -49,7 +49,7 @@ _TOOLS = (
         "--whole-steps/--no-whole-steps",
         "whole_steps",
         default=None,
-        help="Let 3 be a whole number of steps before a hard-swish: cheaper ONNX  [default: no]",
+        help="Ranges that make hard-swish and hard-sigmoid cheap in ONNX  [default: no]",
     ),
     click.option(
         "--qat/--no-qat",

@@ -55,7 +55,7 @@ def _image_convolution(writer: QdqWriter, call: Call, packed: Any) -> None:
         integers, margins = paired_weights(integers, stride), paired_margins(writer, call, packed)
     inputs = [
         stacked_rows(writer, call, packed),
-        *_weights(writer, call, weight, bias, integers, times=1 + paired, groups=1),
+        *_weights(writer, call, weight, bias, integers, groups=1),
     ]
     attributes = {
         "kernel_shape": list(integers.shape[2:]),
@@ -167,25 +167,25 @@ def _weights(
     bias: Tensor | None,
     integers: npt.NDArray[np.int8] | None = None,
     *,
-    times: int = 1,
     groups: int | None = None,
 ) -> list[str]:
     """Store a weight as 8-bit and a bias as 32-bit integers behind DequantizeLinear nodes.
 
-    ``integers``: those of the weight as they are written; None takes them as they are. ``times``:
-    how often they repeat the output channels. ``groups``: of a convolution, whose weight may then
-    be stored as uint8.
+    ``integers``: those of the weight as they are written, which may repeat its output channels;
+    None takes them as they are. ``groups``: of a convolution, whose weight may be uint8.
     """
     scales, per_channel = _weight_scales(call, weight)
-    scales = scales.repeat(times) if per_channel else scales
-    bias = None if bias is None else bias.repeat(times)
     if integers is None:
         integers = _array(weight.int_repr(), np.int8)
+    # Rounded before it is repeated: torch rounds other numbers of channels by another formula.
+    rounded = None if bias is None else _rounded_bias(writer, call, bias, scales)
+    times = len(integers) // len(weight)
+    if per_channel:
+        scales = scales.repeat(times)
     unsigned = groups is not None and _suits_uint8(integers, groups)
-    weights = {"per_channel": per_channel, "unsigned": unsigned}
-    names = [_dequantized_weight(writer, call, integers, scales, **weights)]
-    if bias is not None:
-        names.append(_dequantized_bias(writer, call, bias, scales, per_channel=per_channel))
+    names = [_dequantized_weight(writer, call, integers, scales, unsigned=unsigned)]
+    if rounded is not None:
+        names.append(_dequantized_bias(writer, call, np.tile(rounded, times), scales))
     return names
 
 
@@ -216,18 +216,22 @@ def _dequantized_weight(
     integers: npt.NDArray[np.int8],
     scales: Tensor,
     *,
-    per_channel: bool,
     unsigned: bool,
 ) -> str:
     name = f"{call.node.name}_weight"
     kept: npt.NDArray[np.int8 | np.uint8] = integers
     if unsigned:
         kept = (integers.astype(np.int16) + _MIDDLE).astype(np.uint8)
-    stored = writer.graph.own_constant(f"{name}_{kept.dtype}", kept)
     scale = writer.graph.constant(f"{name}_scale", _array(scales))
-    zeros = np.full(tuple(scales.shape), _MIDDLE if unsigned else 0, kept.dtype)
-    zero_point = writer.graph.own_constant("", zeros)
-    axis: dict[str, Any] = {"axis": 0} if per_channel else {}
+    points = np.full(tuple(scales.shape), _MIDDLE if unsigned else 0, kept.dtype)
+    # ONNX Runtime makes none but int8 constants anew.
+    if unsigned:
+        stored = writer.graph.constant(f"{name}_uint8", kept)
+        zero_point = writer.graph.constant("zeros", points)
+    else:
+        stored = writer.graph.own_constant(f"{name}_int8", kept)
+        zero_point = writer.graph.own_constant("", points)
+    axis: dict[str, Any] = {"axis": 0} if scales.dim() else {}
     return writer.graph.node("DequantizeLinear", [stored, scale, zero_point], **axis)
 
 
@@ -241,35 +245,41 @@ def _suits_uint8(integers: npt.NDArray[np.int8], groups: int) -> bool:
     return groups == 1 and integers[0].size <= _FEW_INPUTS
 
 
-def _dequantized_bias(
-    writer: QdqWriter, call: Call, bias: Tensor, scales: Tensor, *, per_channel: bool
-) -> str:
-    """Store a bias in units of input scale times weight scale, rounded as torch's QNNPACK does.
+def _rounded_bias(
+    writer: QdqWriter, call: Call, bias: Tensor, scales: Tensor
+) -> npt.NDArray[np.int32]:
+    """Return a bias in units of input scale times weight scale, rounded as torch's QNNPACK does.
 
     Source: ``QuantizeBias`` in ATen/native/quantized/cpu/QuantUtils.h, PyTorch.
     """
-    name = f"{call.node.name}_bias"
     units = scales * writer.quantization(call.source)[0]
     floats = bias.detach().float()
-    if per_channel:
+    if scales.dim():
         zeros = torch.zeros(len(units), dtype=torch.int64)
         rounded = torch.quantize_per_channel(floats, units, zeros, 0, torch.qint32)
     else:
         rounded = torch.quantize_per_tensor(floats, float(units), 0, torch.qint32)
-    stored = writer.graph.constant(f"{name}_int32", _array(rounded.int_repr(), np.int32))
-    scale = _bias_scale(writer, call, scales, per_channel=per_channel)
-    axis: dict[str, Any] = {"axis": 0} if per_channel else {}
-    return writer.graph.node("DequantizeLinear", [stored, scale], **axis)
+    return _array(rounded.int_repr(), np.int32)
 
 
-def _bias_scale(writer: QdqWriter, call: Call, scales: Tensor, *, per_channel: bool) -> str:
+def _dequantized_bias(
+    writer: QdqWriter, call: Call, integers: npt.NDArray[np.int32], scales: Tensor
+) -> str:
+    stored = writer.graph.constant(f"{call.node.name}_bias_int32", integers)
+    axis: dict[str, Any] = {"axis": 0} if scales.dim() else {}
+    return writer.graph.node(
+        "DequantizeLinear", [stored, _bias_scale(writer, call, scales)], **axis
+    )
+
+
+def _bias_scale(writer: QdqWriter, call: Call, scales: Tensor) -> str:
     """Return the units of a bias: a product of constants, which every runtime folds when it loads.
 
     Stored, they would be four bytes a channel. A product of two float32 numbers is exact in
     float64, so float32 multiplication rounds it as a cast would.
     """
     step = writer.quantization(call.source)[0]
-    if not per_channel or not torch.equal(scales.float().double(), scales):
+    if not scales.dim() or not torch.equal(scales.float().double(), scales):
         return writer.graph.constant(f"{call.node.name}_bias_scale", _array(scales * step))
     stored = writer.graph.constant(f"{call.node.name}_weight_scale", _array(scales))
     return writer.graph.node("Mul", [stored, writer.parameters(call.source)[0]])

@@ -104,12 +104,13 @@ class ExportRecipe(Section, frozen=True, kw_only=True):
     float in every artifact; see `edgeveil sensitivity`. ``boundary_bits``: of the tensor that is
     sent; weights and inner activations keep 8. ``equalization``: of channels between layers that a
     ReLU joins. ``bn_reestimation``: of the BatchNorm statistics, on the quantized edge.
-    ``whole_steps``: let 3 be a whole number of steps where a hard-swish reads; it becomes a product
-    of integers in ONNX. ``qat``:
-    train the quantized edge from the calibrated ranges on, with the answers of the FP32 network;
-    ``qat_images``: the first so many training images, None for all; ``qat_learning_rate``: relative
-    to the size of a weight tensor. ``formats``: what is written; ``ptl`` and ``onnx`` always,
-    ``pte`` and ``tflite`` need the extras ``executorch`` and ``litert``, and hold no float layers.
+    ``whole_steps``: let 3 be a whole number of steps where a hard-swish reads, and 6 be 256 where a
+    hard-sigmoid reads; in ONNX the one becomes a product of integers and the other vanishes.
+    ``qat``: train the quantized edge from the calibrated ranges on, with the answers of the FP32
+    network; ``qat_images``: the first so many training images, None for all;
+    ``qat_learning_rate``: relative to the size of a weight tensor. ``formats``: what is written;
+    ``ptl`` and ``onnx`` always, ``pte`` and ``tflite`` need the extras ``executorch`` and
+    ``litert``, and hold no float layers.
     """
 
     splits: Annotated[tuple[str, ...], Meta(min_length=1)] = ("features.3",)

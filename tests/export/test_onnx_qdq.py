@@ -119,7 +119,8 @@ def test_scales_and_weights_are_fx_own(
             reals = np.tile(bias.detach().double().numpy(), times)
             stored = values[bias_of[name]]
             assert stored.dtype == np.int32
-            assert np.abs(stored - reals / units).max() <= 0.5001
+            # torch divides in float32, some CPUs by a product with the rounded inverse.
+            assert np.all(np.abs(stored - reals / units) <= 0.5001 + np.abs(stored) * 2.0**-22)
 
 
 def assert_same_weights(stored: np.ndarray, integers: np.ndarray) -> int:

@@ -81,11 +81,12 @@ def command(
     from export.bundle import load_bundle
     from records import codec, files
     from records.errors import InputError
+    from records.parity import SPOKEN_RUNTIMES
     from runtime_check.targets.open_target import opened
     from runtime_check.targets.ssh import Ssh, is_ssh, parse_destination
 
     record_path = out if out is not None else beside(bundle_path, "bench", target_name, ".json")
-    runtimes = tuple(name for name in RUNTIMES if runtime in ("all", _SPOKEN[name]))
+    runtimes = tuple(name for name in RUNTIMES if runtime in ("all", SPOKEN_RUNTIMES[name]))
     if is_ssh(target_name) and runtime != "all":
         raise InputError("a device runs what its packages can; leave --runtime out")
     if target_name != "host" and not is_ssh(target_name):
@@ -122,15 +123,6 @@ def command(
     else:
         print_bench(record, record_path)
     return _exit_code(record, strict=strict)
-
-
-_SPOKEN = {
-    "ort": "onnx",
-    "ort-mobile": "ort",
-    "lite": "lite",
-    "executorch": "executorch",
-    "litert": "litert",
-}
 
 
 def _refuse_latency_options(threads: str | None, batch_size: int | None) -> None:

@@ -15,9 +15,9 @@ from report.load import RunRecords
 from report.provenance_section import (
     machine_section,
     provenance_section,
-    recipe_section,
     training_section,
 )
+from report.reproduce_section import reproduce_section
 from report.target_section import target_sections
 from report.units import count, percent
 from report.wording import lede, split_verdicts
@@ -52,7 +52,7 @@ def _sections(run: RunRecords, relative: dict[Path, str]) -> tuple[Section, ...]
         bundle_section(run),
         training_section(run),
         machine_section(run),
-        recipe_section(run),
+        reproduce_section(run),
         provenance_section(run),
     )
 

@@ -1,4 +1,4 @@
-"""Where the figures come from: training, machine, data, recipe, hashes, versions, the command."""
+"""Where the figures come from: training, machine, data, hashes, versions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from records.training import TrainingRecord
 from report.document import (
     Block,
     Cell,
-    Code,
-    Heading,
     Paragraph,
     Section,
     Table,
@@ -20,7 +18,6 @@ from report.document import (
     text,
 )
 from report.load import RunRecords
-from report.recipe_text import recipe_toml
 from report.units import NONE, count, interval, number, percent, seconds, size
 
 
@@ -42,27 +39,6 @@ def machine_section(run: RunRecords) -> Section:
     if not blocks:
         blocks.append(Paragraph("The bench was not run: no machine is recorded.", "muted"))
     return Section("machine", "Machine", tuple(blocks))
-
-
-def recipe_section(run: RunRecords) -> Section:
-    """Return the recipe as TOML and the command that makes the run again."""
-    recipe = run.recipe
-    if recipe is None:
-        blocks: tuple[Block, ...] = (Paragraph("No bundle, so no recipe is recorded.", "muted"),)
-        return Section("reproduce", "How to reproduce", blocks)
-    other = [s.split for s in run.splits if s.manifest is not None and s.manifest.recipe != recipe]
-    blocks = (
-        Paragraph("Save the recipe below as recipe.toml, then:"),
-        Code("edgeveil run recipe.toml --out again", "sh"),
-        Paragraph(
-            "The same recipe on the same machine with the same versions and thread count gives "
-            "the same records, timings aside."
-        ),
-        *(Paragraph(f"Another recipe than this one made {name}.", "warn") for name in other),
-        Heading("Recipe"),
-        Code(recipe_toml(recipe), "toml"),
-    )
-    return Section("reproduce", "How to reproduce", blocks)
 
 
 def provenance_section(run: RunRecords) -> Section:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from commands.export_extra import require_export_extra
+from commands.listed_option import listed_of
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import (
@@ -19,6 +20,8 @@ from commands.target_option import (
     target_option,
     target_sentence,
 )
+from records.attack import Level
+from records.recipe import Capacity, CostlyControl
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,9 +43,19 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
     type=click.IntRange(min=1),
     help="Only the first N of them  [default: all; 200 on an emulated target]",
 )
-@click.option("--levels", help="Attackers, e.g. A0,A1,A2  [default: the bundle's recipe]")
+@click.option(
+    "--levels",
+    metavar="A0,…",
+    callback=listed_of(get_args(Level), "levels"),
+    help="Attackers, of A0 to A4  [default: the bundle's recipe]",
+)
 @click.option("--seeds", help="Attacker seeds, e.g. 0,1  [default: the bundle's recipe]")
-@click.option("--capacities", help="Decoders, small,large  [default: the bundle's recipe]")
+@click.option(
+    "--capacities",
+    metavar="C,…",
+    callback=listed_of(get_args(Capacity), "capacities"),
+    help="Decoders: small, medium, large  [default: the bundle's recipe]",
+)
 @click.option("--query-budgets", help="A3: training pairs, e.g. 100,1000  [default: the recipe's]")
 @click.option(
     "--white-box-images", type=int, help="A2: the first N victims  [default: the recipe's]"
@@ -51,7 +64,12 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
 @click.option(
     "--artifacts", help="INT8 artifacts by name, comma-separated  [default: the recipe's, or all]"
 )
-@click.option("--controls", help="logits,bits16 or none  [default: the recipe's]")
+@click.option(
+    "--controls",
+    metavar="C,…",
+    callback=listed_of((*get_args(CostlyControl), "none"), "controls"),
+    help="logits,bits16 or none  [default: the recipe's]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -80,14 +98,14 @@ def command(
     data: str | None,
     attacker_images: int | None,
     victims: int | None,
-    levels: str | None,
+    levels: list[str] | None,
     seeds: str | None,
-    capacities: str | None,
+    capacities: list[str] | None,
     query_budgets: str | None,
     white_box_images: int | None,
     ood_source: str | None,
     artifacts: str | None,
-    controls: str | None,
+    controls: list[str] | None,
     out: Path | None,
     cache: Path | None,
     threads: int,
@@ -122,14 +140,14 @@ def command(
     bundle = load_bundle(bundle_path)
     recipe = _recipe(
         bundle.manifest.recipe.attack,
-        levels=_listed(levels),
+        levels=levels,
         seeds=_listed(seeds),
-        capacities=_listed(capacities),
+        capacities=capacities,
         query_budgets=_listed(query_budgets),
         white_box_images=white_box_images,
         ood_source=ood_source,
         artifacts=_listed(artifacts),
-        controls=[] if controls == "none" else _listed(controls),
+        controls=[] if controls == ["none"] else controls,
     )
     with (
         opened(target_name, target_cache, ssh_config=ssh_config, python=device_python) as target,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from commands.export_extra import require_export_extra
+from commands.listed_option import listed_of
 from commands.progress_bars import progress_bars
 from commands.quantizer_options import quantizer_options, range_options
 from commands.recipe_options import (
@@ -20,18 +21,7 @@ from commands.recipe_options import (
     recipe_with,
 )
 from records.manifest import Manifest
-
-_FORMATS = ("ptl", "onnx", "ort", "pte", "tflite")
-
-
-def _listed_formats(
-    context: click.Context, option: click.Parameter, text: str | None
-) -> list[str] | None:
-    formats = None if text is None else [part.strip() for part in text.split(",")]
-    unknown = [one for one in formats or () if one not in _FORMATS]
-    if unknown:
-        raise click.BadParameter(f"{', '.join(unknown)}: formats are {', '.join(_FORMATS)}")
-    return formats
+from records.recipe import ExportFormat
 
 
 @click.command()
@@ -63,7 +53,7 @@ def _listed_formats(
 @click.option(
     "--formats",
     metavar="F,…",
-    callback=_listed_formats,
+    callback=listed_of(get_args(ExportFormat), "formats"),
     help="ptl,onnx and any of ort, pte (ExecuTorch), tflite (LiteRT)  [default: ptl,onnx]",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")

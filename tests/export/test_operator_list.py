@@ -77,6 +77,13 @@ def test_lite_as_torch_reads_it(bundle: Bundle) -> None:
         assert one.versions == {"bytecode": version}
 
 
+@pytest.mark.parametrize("suffix", [".onnx", ".ort"])
+def test_only_the_domains_of_the_operators_are_listed(bundle: Bundle, suffix: str) -> None:
+    for one, _ in listed(bundle, suffix):
+        used = {f"opset {use.name.partition(':')[0]}" for use in one.operators}
+        assert {name for name in one.versions if name.startswith("opset ")} == used
+
+
 def test_ort_has_the_fused_integer_kernels(bundle: Bundle) -> None:
     for one, _ in listed(bundle, ".ort"):
         names = {use.name for use in one.operators}

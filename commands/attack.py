@@ -9,6 +9,7 @@ import click
 
 from commands.export_extra import require_export_extra
 from commands.listed_option import listed_of
+from commands.plain_table import plain_table
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import (
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from records.attack import AttackRecord, LevelResult, Reconstruction, Recovery
     from records.recipe import AttackRecipe
 
+#: Short enough for a terminal of 80 columns; the record has the full figures.
+_FIGURES = ("mean", "p5", "p95", "leak", "SSIM", "rank-1", "label")
+_FIGURES_MEAN = (
+    "mean, p5, p95: recon_psnr_db over the victims. leak: leak_db, the mean over the floor. SSIM: "
+    "recon_ssim. rank-1: re-identified. label: true class found"
+)
 _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
@@ -271,13 +278,11 @@ def _print_record(record: AttackRecord, folder: Path) -> None:
 
 
 def _print_verdicts(record: AttackRecord, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(title="max-leak(FP32) − max-leak(artifact), strongest attacker of each")
+    table = plain_table("max-leak(FP32) − max-leak(artifact), dB, best attacks")
     table.add_column("artifact", no_wrap=True)
-    table.add_column("verdict")
-    for column in ("advantage, dB", "lower", "upper"):
-        table.add_column(column, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    for column in ("advantage", "lower", "upper"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in record.verdicts:
         colour = _COLOURS[row.verdict]
         table.add_row(
@@ -291,56 +296,77 @@ def _print_verdicts(record: AttackRecord, console: Console) -> None:
 
 
 def _print_leaks(record: AttackRecord, console: Console) -> None:
-    from rich.table import Table
-
-    data, floor = record.data, record.controls.floor
-    table = Table(
-        title=f"Reconstruction of {data.victim.count:,} victims, {data.attacker.count:,} attacker "
-        f"images ({data.source}), {data.native_size} px"
+    data = record.data
+    table = plain_table(
+        f"Reconstruction of {data.victim.count:,} victims, {data.attacker.count:,} attacker images "
+        f"({data.source}), {data.native_size} px"
     )
-    # A name that is cut says nothing: on a narrow terminal it goes on below.
-    table.add_column("artifact", overflow="fold", min_width=10)
-    table.add_column("attacker", overflow="fold")
-    figures = ("recon_psnr_db", "pooled", "p5", "p95", "leak_db", "recon_ssim", "rank-1", "label")
-    for column in figures:
-        table.add_column(column, justify="right")
-    controls = record.controls
-    rows: list[tuple[str, str, Reconstruction, Recovery | None]] = [
-        ("mean image (floor)", "", floor, None),
-        ("pass-through (ceiling)", "A0", controls.ceiling, None),
-        *((f"logits of {name}", "A1", found, None) for name, found in controls.logits.items()),
-    ]
-    if controls.bits16 is not None:
-        rows.append((f"{record.baseline} in 16 bits", "A1", controls.bits16, None))
-    for artifact in record.artifacts:
-        name = artifact.name
-        if artifact.same_outputs_as is not None:
-            name += f" (= {artifact.same_outputs_as})"
-        rows += [
-            (name, _attacker(r, data.victim.count), r.result, r.recovery) for r in artifact.levels
-        ]
-    for name, attacker, result, recovery in rows:
-        psnr = result.recon_psnr_db
-        table.add_row(
-            name,
-            attacker,
-            f"{psnr.mean:.2f}",
-            f"{result.recon_psnr_pooled_db:.2f}",
-            f"{psnr.p5:.2f}",
-            f"{psnr.p95:.2f}",
-            f"{result.leak_db:.2f}",
-            f"{result.recon_ssim.mean:.3f}",
-            "" if recovery is None else f"{recovery.reidentified:.0%}",
-            "" if recovery is None else f"{recovery.label_top1:.0%}",
-        )
+    table.add_column("artifact")
+    table.add_column("attacker")
+    for column in _FIGURES:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in (*_controls(record), *_attacked(record)):
+        table.add_row(*row)
     console.print(table)
+    console.print(_FIGURES_MEAN)
+    for first, others in _same_outputs(record).items():
+        console.print(f"same outputs as {first}, so the same figures: {', '.join(others)}")
     _print_left_out(record, console)
 
 
+def _controls(record: AttackRecord) -> list[tuple[str, ...]]:
+    controls = record.controls
+    rows = [
+        ("mean image (floor)", "", *_cells(controls.floor, None)),
+        ("pass-through (ceiling)", "A0", *_cells(controls.ceiling, None)),
+    ]
+    for name, found in controls.logits.items():
+        rows.append((f"logits of {name}", "A1", *_cells(found, None)))
+    if controls.bits16 is not None:
+        rows.append((f"{record.baseline} in 16 bits", "A1", *_cells(controls.bits16, None)))
+    return rows
+
+
+def _attacked(record: AttackRecord) -> list[tuple[str, ...]]:
+    """Return a row for each attacker of each artifact whose outputs are its own."""
+    victims = record.data.victim.count
+    return [
+        (artifact.name, _attacker(level, victims), *_cells(level.result, level.recovery))
+        for artifact in record.artifacts
+        if artifact.same_outputs_as is None
+        for level in artifact.levels
+    ]
+
+
+def _cells(result: Reconstruction, recovery: Recovery | None) -> tuple[str, ...]:
+    psnr = result.recon_psnr_db
+    return (
+        f"{psnr.mean:.2f}",
+        f"{psnr.p5:.2f}",
+        f"{psnr.p95:.2f}",
+        f"{result.leak_db:.2f}",
+        f"{result.recon_ssim.mean:.3f}",
+        "" if recovery is None else f"{recovery.reidentified:.0%}",
+        "" if recovery is None else f"{recovery.label_top1:.0%}",
+    )
+
+
+def _same_outputs(record: AttackRecord) -> dict[str, list[str]]:
+    """Return artifact → later artifacts with the same outputs."""
+    found: dict[str, list[str]] = {}
+    for artifact in record.artifacts:
+        if artifact.same_outputs_as is not None:
+            found.setdefault(artifact.same_outputs_as, []).append(artifact.name)
+    return found
+
+
 def _attacker(result: LevelResult, victims: int) -> str:
-    queries = "" if result.queries is None else f", {result.queries:,} pairs"
-    few = "" if result.victims == victims else f", {result.victims} victims"
-    return f"{result.level} seed {result.seed}{queries}{few}"
+    parts = [f"{result.level} seed {result.seed}"]
+    if result.queries is not None:
+        parts.append(f"{result.queries:,} pairs")
+    if result.victims != victims:
+        parts.append(f"{result.victims} victims")
+    return "\n".join(parts)
 
 
 def _print_left_out(record: AttackRecord, console: Console) -> None:
@@ -353,15 +379,18 @@ def _print_left_out(record: AttackRecord, console: Console) -> None:
 
 
 def _print_gates(record: AttackRecord, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(title="Controls and export drift, limits fixed before the attack")
+    table = plain_table("Controls and export drift, limits fixed before the attack")
     for column in ("gate", "artifact"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in ("measured", "limit"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    for gate in (*record.controls.gates, *record.drift):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    same = {artifact.name for artifact in record.artifacts if artifact.same_outputs_as is not None}
+    gates = (*record.controls.gates, *record.drift)
+    left_out = [gate for gate in gates if gate.passed and gate.artifact in same]
+    for gate in gates:
+        if gate in left_out:
+            continue
         table.add_row(
             gate.name,
             gate.artifact or "",
@@ -370,3 +399,5 @@ def _print_gates(record: AttackRecord, console: Console) -> None:
             "[green]pass[/green]" if gate.passed else "[bold red]FAIL[/bold red]",
         )
     console.print(table)
+    if left_out:
+        console.print(f"{len(left_out)} more passed, of artifacts with the same outputs as another")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.export_extra import require_export_extra
+from commands.plain_table import plain_table
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import python_option, ssh_config_option
@@ -207,14 +208,8 @@ def _sentence(device: DeviceRecord) -> str:
 
 
 def _print_check(check: DeviceCheck, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(
-        title=f"{check.images} victims on the device: against eager INT8, against this host",
-        title_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+    table = plain_table(
+        f"{check.images} victims on the device: against eager INT8, against this host"
     )
     for column in ("artifact", "mode"):
         table.add_column(column, no_wrap=True)

@@ -9,6 +9,7 @@ import click
 
 from commands.export_extra import require_export_extra
 from commands.listed_option import listed_of
+from commands.plain_table import plain_table
 from commands.progress_bars import progress_bars
 from commands.quantizer_options import quantizer_options, range_options
 from commands.recipe_options import (
@@ -114,14 +115,12 @@ def command(
 
 def _print_table(manifest: Manifest, out: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=f"{out}  split {manifest.split}  boundary {manifest.boundary.shape}")
-    table.add_column("artifact", no_wrap=True)
-    for column in ("format", "precision", "ends with"):
-        table.add_column(column)
-    for column in ("weights, bytes", "file, bytes"):
-        table.add_column(column, justify="right")
+    table = plain_table(f"{out}  split {manifest.split}  boundary {manifest.boundary.shape}")
+    for column in ("artifact", "format", "type", "ends with"):
+        table.add_column(column, no_wrap=True)
+    for column in ("weights,\nbytes", "file,\nbytes"):
+        table.add_column(column, justify="right", no_wrap=True)
     for artifact in manifest.artifacts:
         table.add_row(
             artifact.name,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.plain_table import plain_table
 from commands.recipe_options import json_option
 
 if TYPE_CHECKING:
@@ -46,10 +47,8 @@ def _print_table(record: OperatorsRecord) -> None:
 
 
 def _table(one: ArtifactOperators) -> Table:
-    from rich.table import Table
-
     # A table for each file: a selective build needs every name whole, also on 80 columns.
-    table = Table(title=f"\n{one.artifact}  {one.file}", title_justify="left", box=None)
+    table = plain_table(f"\n{one.artifact}  {one.file}")
     table.add_column("versions", no_wrap=True)
     table.add_column("operators", no_wrap=True)
     versions = "\n".join(f"{name} {version}" for name, version in one.versions.items())

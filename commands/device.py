@@ -88,6 +88,7 @@ def run(
     ssh = Ssh(parse_destination(url), ssh_config)
     _refuse_overwriting(out, force=force)
     bundle = load_bundle(bundle_path)
+    ssh.reach()
     victims = victims_for(bundle.manifest, source=data, limit=limit)
     with progress_bars() as progress, tempfile.TemporaryDirectory() as work:
         kit = build_kit(bundle, victims, Path(work) / "kit.tar.gz", progress=progress)

@@ -12,6 +12,7 @@ from commands.plain_table import plain_table
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import python_option, ssh_config_option
+from records.device import RECORD_NAME
 from records.kit import KIT_VICTIMS
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from records.device import DeviceCheck, DeviceRecord, DeviceRow
     from records.parity import LsbDifference
 
-_FILES = ("device.json", "check.json", "bench.json", "bench-samples.json")
+_FILES = (RECORD_NAME, "check.json", "bench.json", "bench-samples.json")
 
 
 @click.group()
@@ -139,7 +140,7 @@ def _write(out: Path, found: DeviceRun, *, replace: bool) -> None:
         codec.write(out / "bench.json", found.bench, replace=replace)
     if found.check is not None:
         codec.write(out / "check.json", found.check, replace=replace)
-    codec.write(out / "device.json", found.device, replace=replace)
+    codec.write(out / RECORD_NAME, found.device, replace=replace)
 
 
 def _tidy(remote: RemoteKit, out: Path, *, clean: bool) -> None:

@@ -10,6 +10,7 @@ from report.bench_section import bench_section
 from report.bundle_section import bundle_section
 from report.check_section import check_section
 from report.claims import claims_remarks, claims_table
+from report.device_section import device_sections
 from report.document import Block, Document, Gallery, Section, Table
 from report.load import RunRecords
 from report.provenance_section import (
@@ -49,6 +50,7 @@ def _sections(run: RunRecords, relative: dict[Path, str]) -> tuple[Section, ...]
         bench_section(run),
         check_section(run),
         *target_sections(run),
+        *device_sections(run),
         bundle_section(run),
         training_section(run),
         machine_section(run),

@@ -179,6 +179,7 @@ def _versions(run: RunRecords) -> tuple[tuple[Cell, ...], ...]:
             stages.append(("bench", records.bench.machine.versions))
         if records.attack is not None:
             stages.append(("attack", records.attack.versions))
+        stages += [("device", one.device.machine.versions) for one in records.devices]
     used: dict[tuple[str, str], dict[str, None]] = {}
     for stage, versions in stages:
         for library, version in versions.items():

@@ -11,11 +11,13 @@ import msgspec
 from records.attack import AttackRecord
 from records.bench import NOT_ASKED_FOR, BenchRecord
 from records.instructions import InstructionRecord
+from records.kit import KIT_VICTIMS
 from records.manifest import Manifest
 from records.parity import SPOKEN_RUNTIMES, CheckRecord
 from records.recipe import AttackRecipe, Recipe
 from records.training import WEIGHTS_NAME, TrainingRecord
 from report.load import RunRecords, SplitRecords, TargetRecords
+from report.load_devices import DeviceRecords
 
 #: Folder of the repetition; ``edgeveil report`` reads it like the run's own.
 FOLDER = "again"
@@ -140,7 +142,7 @@ def _export(split: SplitRecords) -> str:
 
 
 def _measurements(split: SplitRecords, *, on_host: bool) -> Iterator[str]:
-    """Yield check, bench and attack here where asked for, and those of the emulated targets."""
+    """Yield check, bench and attack here where asked for, and those of targets and devices."""
     manifest = split.manifest
     if manifest is None:
         return
@@ -149,6 +151,13 @@ def _measurements(split: SplitRecords, *, on_host: bool) -> Iterator[str]:
         yield from _commands_of(bundle, manifest, split)
     for target in split.targets:
         yield from _commands_of(bundle, manifest, target)
+    for device in split.devices:
+        out = f"{FOLDER}/{split.folder.name}/{device.name}"
+        yield _joined(
+            f"device run {shlex.quote(device.device.destination)}",
+            bundle,
+            [("--out", out), *_device_options(device)],
+        )
 
 
 def _commands_of(
@@ -163,6 +172,14 @@ def _commands_of(
         yield _joined("bench", bundle, _count_options(records.instructions))
     if records.attack is not None:
         yield _joined("attack", bundle, _attack_options(records.attack, manifest))
+
+
+def _device_options(records: DeviceRecords) -> Iterator[tuple[str, str]]:
+    steps = records.device.steps
+    if len(steps) == 1:
+        yield "--only", steps[0]
+    if records.check is not None and records.check.images != KIT_VICTIMS:
+        yield "--limit", str(records.check.images)
 
 
 def _joined(verb: str, bundle: str, options: Iterable[tuple[str, str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from records.bench import BenchRecord
 from records.device import DeviceCheck, DeviceGate, DeviceRecord, DeviceRow
 from records.machine import MachineState
 from records.parity import LsbDifference
@@ -55,17 +56,21 @@ def _blocks(records: DeviceRecords) -> Iterator[Block]:
         yield Paragraph("The check was not run there.", "muted")
     else:
         yield from _check(records.check)
-    bench = records.bench
-    if bench is None:
+    if records.bench is None:
         yield Paragraph("Latency was not measured there.", "muted")
-        return
-    yield validity(bench)
-    if bench.latency:
-        yield latency_table(bench, invalid_threads(bench))
-        yield speedup_table(bench)
-    if bench.runs:
-        yield criteria_table(bench)
-    yield from _skips((one.artifact, one.threads, one.reason) for one in bench.skipped)
+    else:
+        yield from _bench(records.bench)
+    yield from _skips(records)
+
+
+def _bench(record: BenchRecord) -> Iterator[Block]:
+    yield validity(record)
+    if record.latency:
+        yield latency_table(record, invalid_threads(record))
+    if any(one.timing.ratio is not None for one in record.speedups):
+        yield speedup_table(record)
+    if record.runs:
+        yield criteria_table(record)
 
 
 def _facts(record: DeviceRecord) -> Table:
@@ -123,7 +128,6 @@ def _check(record: DeviceCheck) -> Iterator[Block]:
         rows=tuple(map(_row, record.artifacts)),
         note="Eager INT8 ran on the host that made the kit.",
     )
-    yield from _skips((one.artifact, one.threads, one.reason) for one in record.skipped)
 
 
 def _gate(gate: DeviceGate) -> str:
@@ -161,10 +165,11 @@ def _lsb(lsb: LsbDifference | None) -> Cell:
     return text(f"{identical}, {at_least_percent(lsb.share_within_1_lsb, 2)}, {lsb.max_lsb}")
 
 
-def _skips(skipped: Iterator[tuple[str | None, int | None, str]]) -> Iterator[Block]:
-    named = [
-        f"{artifact if artifact is not None else f'{threads} threads'} ({reason})"
-        for artifact, threads, reason in skipped
-    ]
+def _skips(records: DeviceRecords) -> Iterator[Block]:
+    skipped = [one for r in (records.check, records.bench) if r is not None for one in r.skipped]
+    named = dict.fromkeys(
+        f"{one.artifact if one.artifact is not None else f'{one.threads} threads'} ({one.reason})"
+        for one in skipped
+    )
     if named:
         yield Paragraph(f"Skipped: {'; '.join(named)}.", "muted")

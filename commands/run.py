@@ -78,13 +78,15 @@ def command(
 def _print_summary(folder: Path, record: RunRecord) -> None:
     from rich.console import Console
 
-    from report.summary import summary_table
+    from report.summary import summary_notes, summary_table
 
     console = Console()
     if not console.is_terminal:
         # rich assumes 80 columns for a pipe or a log file.
         console = Console(width=100)
     console.print(summary_table(folder))
+    for note in summary_notes(folder):
+        console.print(note, markup=False)
     console.print(
         "p50: median latency of one image on the fewest threads; INVALID: the machine was too "
         "noisy to say. A0: decoder of FP32 features, unchanged; A1: trained on the artifact's own "

@@ -48,7 +48,22 @@ def _basis(split: SplitFigures, results: Results) -> str:
     if results.machine is not None:
         valid = "" if split.bench_valid else ", INVALID run"
         parts.append(f"latency on {results.machine}{valid}")
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + "." + _faint(split)
+
+
+def _faint(split: SplitFigures) -> str:
+    """Say where FP32 features leak less over the floor than the margin: as the attack's note."""
+    leaks = [
+        artifact.attack.max_leak_db
+        for artifact in split.artifacts
+        if artifact.precision == "fp32" and artifact.attack is not None
+    ]
+    if not leaks or max(leaks) >= split.margin_db:
+        return ""
+    return (
+        f" **FP32 features leak only {max(leaks):.2f} dB over the floor, less than the margin: the "
+        "verdict says little.**"
+    )
 
 
 def _row(artifact: ArtifactFigures, fp32: ArtifactFigures | None, split: SplitFigures) -> str:

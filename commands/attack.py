@@ -22,6 +22,7 @@ from commands.target_option import (
     target_sentence,
 )
 from records.attack import Level
+from records.counted import counted
 from records.recipe import Capacity, CostlyControl
 
 if TYPE_CHECKING:
@@ -298,7 +299,8 @@ def _print_verdicts(record: AttackRecord, console: Console) -> None:
 def _print_leaks(record: AttackRecord, console: Console) -> None:
     data = record.data
     table = plain_table(
-        f"Reconstruction of {data.victim.count:,} victims, {data.attacker.count:,} attacker images "
+        f"Reconstruction of {counted(data.victim.count, 'victim')}, "
+        f"{counted(data.attacker.count, 'attacker image')} "
         f"({data.source}), {data.native_size} px"
     )
     table.add_column("artifact")
@@ -365,7 +367,7 @@ def _attacker(result: LevelResult, victims: int) -> str:
     if result.queries is not None:
         parts.append(f"{result.queries:,} pairs")
     if result.victims != victims:
-        parts.append(f"{result.victims} victims")
+        parts.append(counted(result.victims, "victim"))
     return "\n".join(parts)
 
 
@@ -373,8 +375,8 @@ def _print_left_out(record: AttackRecord, console: Console) -> None:
     if record.data.left_out_budgets:
         budgets = ", ".join(f"{budget:,}" for budget in record.data.left_out_budgets)
         console.print(
-            f"A3 without {budgets} pairs: the attacker has {record.data.attacker.count:,} images, "
-            "and A1 learns from all of them"
+            f"A3 without {budgets} pairs: the attacker has "
+            f"{counted(record.data.attacker.count, 'image')}, and A1 learns from all of them"
         )
 
 

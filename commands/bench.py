@@ -16,6 +16,7 @@ from commands.target_option import (
     target_cache_option,
     target_option,
 )
+from records.counted import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -234,7 +235,7 @@ def print_bench(record: BenchRecord, path: Path) -> None:
     for run in record.runs:
         _print_run(record, run, console)
     for skip in record.skipped:
-        what = skip.artifact if skip.artifact is not None else f"{skip.threads} threads"
+        what = skip.artifact if skip.artifact is not None else counted(skip.threads or 0, "thread")
         console.print(f"skipped {what}: {skip.reason}", markup=False)
     console.print(f"record: {path}", markup=False)
 
@@ -263,16 +264,17 @@ def _print_sizes(record: BenchRecord, console: Console) -> None:
 def _print_wire(record: BenchRecord, console: Console) -> None:
     wire = record.wire
     console.print(
-        f"wire, bytes per image: {wire.packed_bytes:,} at {wire.bits} bits, {wire.raw_bytes:,} as "
-        f"uint8 {wire.shape}, {wire.float_bytes:,} FP32, "
+        f"wire, bytes per image: {wire.packed_bytes:,} at {counted(wire.bits, 'bit')}, "
+        f"{wire.raw_bytes:,} as uint8 {wire.shape}, {wire.float_bytes:,} FP32, "
         f"the image itself {wire.image_bytes:,}"
     )
     if wire.compressed is None or wire.image_compressed is None:
         console.print(f"compressed: not measured ({wire.not_measured})", markup=False)
         return
     console.print(
-        f"compressed, mean of {wire.compressed.images:,} victims ({wire.compressed.method}): "
-        f"{wire.compressed.mean:,.0f}; the image itself {wire.image_compressed.mean:,.0f}"
+        f"compressed, mean of {counted(wire.compressed.images, 'victim')} "
+        f"({wire.compressed.method}): {wire.compressed.mean:,.0f}; the image itself "
+        f"{wire.image_compressed.mean:,.0f}"
     )
 
 

@@ -21,6 +21,7 @@ from commands.target_option import (
     target_option,
     target_sentence,
 )
+from records.counted import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,7 +132,7 @@ def _print_record(record: CheckRecord, path: Path) -> None:
     if victims.first_of is not None:
         kind = f"the first of {victims.first_of:,}"
     say = partial(console.print, soft_wrap=True)
-    say(f"{victims.count:,} images of {victims.source} ({kind}), split {record.split}")
+    say(f"{counted(victims.count, 'image')} of {victims.source} ({kind}), split {record.split}")
     if record.target is not None:
         say(target_sentence(record.target), markup=False)
     say(f"ONNX Runtime ran in mode {record.ort.mode}: {record.ort.reason}.")
@@ -239,8 +240,8 @@ def _print_agreement(record: CheckRecord, console: Console) -> None:
         console.print(table)
     for fusion in record.fusion:
         console.print(
-            f"{fusion.artifact}: {fusion.fused} of {fusion.convolutions} convolutions became "
-            "QLinearConv in ONNX Runtime"
+            f"{fusion.artifact}: {fusion.fused} of {counted(fusion.convolutions, 'convolution')} "
+            "became QLinearConv in ONNX Runtime"
         )
 
 

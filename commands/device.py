@@ -12,6 +12,7 @@ from commands.plain_table import plain_table
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import python_option, ssh_config_option
+from records.counted import counted
 from records.device import RECORD_NAME
 from records.kit import KIT_VICTIMS
 
@@ -200,7 +201,7 @@ def _sentence(device: DeviceRecord) -> str:
     ]
     parts = [
         f"{machine.board or machine.cpu_model} ({machine.cpu_model}, {machine.arch})",
-        f"{machine.cores} cores",
+        counted(machine.cores, "core"),
         f"governor {', '.join(machine.governors) or 'not told'}",
         *([f"{' → '.join(heat)}"] if heat else []),
         machine.os,
@@ -211,7 +212,7 @@ def _sentence(device: DeviceRecord) -> str:
 
 def _print_check(check: DeviceCheck, console: Console) -> None:
     table = plain_table(
-        f"{check.images} victims on the device: against eager INT8, against this host"
+        f"{counted(check.images, 'victim')} on the device: against eager INT8, against this host"
     )
     for column in ("artifact", "mode"):
         table.add_column(column, no_wrap=True)

@@ -14,6 +14,7 @@ from commands.progress_bars import progress_bars
 from commands.quantizer_options import quantizer_options, range_options
 from commands.recipe_options import (
     data_option,
+    default_of,
     force_option,
     image_size_option,
     json_option,
@@ -36,7 +37,8 @@ from records.recipe import ExportFormat
 @image_size_option
 @click.option(
     "--split",
-    help="The edge ends with this module's output, e.g. features.3; output: the whole network.",
+    help="The edge ends with this module's output; output: the whole network"
+    + default_of("export", "splits"),
 )
 @range_options
 @click.option(
@@ -50,7 +52,7 @@ from records.recipe import ExportFormat
     help="Bits of each value that is sent; weights keep 8  [default: 8]",
 )
 @quantizer_options
-@click.option("--opset", type=int, help="ONNX opset.")
+@click.option("--opset", type=int, help="ONNX opset" + default_of("export", "opset"))
 @click.option(
     "--formats",
     metavar="F,…",

@@ -16,6 +16,7 @@ from commands.recipe_options import (
     recipe_with,
     weights_option,
 )
+from records.counted import counted
 
 if TYPE_CHECKING:
     from records.cuts import CutList
@@ -74,7 +75,7 @@ def _print_table(cuts: CutList) -> None:
     from rich.table import Table
 
     size = "×".join(str(n) for n in cuts.input_shape)
-    table = Table(title=f"{cuts.model}  input {size}  {len(cuts.cuts)} valid cuts")
+    table = Table(title=f"{cuts.model}  input {size}  {counted(len(cuts.cuts), 'valid cut')}")
     table.add_column("split", no_wrap=True)
     for column in ("parameters", "MACs", "of all MACs", "boundary", "FP32, bytes", "uint8, bytes"):
         table.add_column(column, justify="right")

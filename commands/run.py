@@ -9,7 +9,12 @@ import click
 
 from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
-from commands.recipe_options import data_option, json_option, recipe_with, weights_option
+from commands.recipe_options import (
+    json_option,
+    recipe_with,
+    recipes_data_option,
+    recipes_weights_option,
+)
 
 if TYPE_CHECKING:
     from pipeline.stages import Until
@@ -22,9 +27,13 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), help="Run folder  [default: runs/<recipe's name>]"
 )
 @click.option("--replace", is_flag=True, help="Accept a changed recipe: do again what it changes.")
-@data_option
-@weights_option
-@click.option("--epochs", type=click.IntRange(min=0), help="0 keeps the given weights.")
+@recipes_data_option
+@recipes_weights_option
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=0),
+    help="0 keeps the given weights  [default: the recipe's]",
+)
 @click.option(
     "--until",
     type=click.Choice(["export", "check", "bench", "attack"]),

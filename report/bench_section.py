@@ -12,6 +12,7 @@ from records.bench import (
     Startup,
     WireSize,
 )
+from records.counted import counted
 from report import plots
 from report.document import (
     Block,
@@ -98,9 +99,9 @@ def validity(record: BenchRecord) -> Paragraph:
     bad = [r for r in record.runs if not r.timing.valid]
     if not bad:
         return Paragraph("Every interleaved run met the conditions of a sound measurement.", "good")
-    threads = ", ".join(str(r.threads) for r in bad)
+    threads = ", ".join(counted(r.threads, "thread") for r in bad)
     return Paragraph(
-        f"INVALID with {threads} thread(s): the machine was not quiet enough, so these latencies "
+        f"INVALID with {threads}: the machine was not quiet enough, so these latencies "
         "are shown but no speed-up is concluded from them.",
         "bad",
     )
@@ -211,7 +212,7 @@ def _wire_table(wire: WireSize) -> Table:
 
 def _compressed(name: str, compressed: CompressedSize) -> tuple[Cell, Cell, Cell]:
     spread = (
-        f"{compressed.method}, {count(compressed.images)} images; p5 {size(compressed.p5)}, "
+        f"{compressed.method}, {counted(compressed.images, 'image')}; p5 {size(compressed.p5)}, "
         f"p50 {size(compressed.p50)}, p95 {size(compressed.p95)}"
     )
     return text(name), text(size(round(compressed.mean))), text(spread)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from records.bench import BenchRecord
+from records.counted import counted
 from records.device import DeviceCheck, DeviceGate, DeviceRecord, DeviceRow
 from records.machine import MachineState
 from records.parity import LsbDifference
@@ -18,7 +19,7 @@ from report.bench_section import (
 from report.document import Block, Cell, Heading, Paragraph, Section, Table, code, columns, text
 from report.load import RunRecords
 from report.load_devices import DeviceRecords
-from report.units import NONE, at_least_percent, count, number, size
+from report.units import NONE, all_gates, at_least_percent, number, size
 
 #: The Raspberry Pi firmware's word, now; the same 16 bits higher: since boot.
 _THROTTLED = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
@@ -42,7 +43,7 @@ def throttling(state: MachineState) -> str:
     bits = state.throttled_bits
     if bits is None:
         events = state.throttle_count
-        return _NOT_TOLD if events is None else f"{count(events)} events since boot"
+        return _NOT_TOLD if events is None else f"{counted(events, 'event')} since boot"
     now = [word for k, word in enumerate(_THROTTLED) if bits >> k & 1]
     once = [word for k, word in enumerate(_THROTTLED) if bits >> (16 + k) & 1]
     told = [f"now: {', '.join(now)}"] if now else []
@@ -116,10 +117,10 @@ def _check(record: DeviceCheck) -> Iterator[Block]:
         named = "; ".join(map(_gate, failed))
         yield Paragraph(f"{len(failed)} of {len(record.gates)} gates failed there: {named}.", "bad")
     else:
-        yield Paragraph(f"All {len(record.gates)} gates passed there.", "good")
+        yield Paragraph(f"{all_gates(len(record.gates))} passed there.", "good")
     yield Table(
         caption=(
-            f"Boundary of {count(record.images)} victims: identical, within 1 LSB, largest "
+            f"Boundary of {counted(record.images, 'victim')}: identical, within 1 LSB, largest "
             "difference in LSB; FP32 edges: parity_sqnr_db"
         ),
         columns=columns(
@@ -168,8 +169,7 @@ def _lsb(lsb: LsbDifference | None) -> Cell:
 def _skips(records: DeviceRecords) -> Iterator[Block]:
     skipped = [one for r in (records.check, records.bench) if r is not None for one in r.skipped]
     named = dict.fromkeys(
-        f"{one.artifact if one.artifact is not None else f'{one.threads} threads'} ({one.reason})"
-        for one in skipped
+        f"{one.artifact or counted(one.threads or 0, 'thread')} ({one.reason})" for one in skipped
     )
     if named:
         yield Paragraph(f"Skipped: {'; '.join(named)}.", "muted")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from records.counted import counted
 from records.machine import MachineRecord
 from records.manifest import DataRecord
 from records.training import TrainingRecord
@@ -84,7 +85,7 @@ def _training(record: TrainingRecord) -> Table:
         "Loss, first and last epoch": " → ".join(dict.fromkeys([*losses[:1], *losses[-1:]]))
         or NONE,
         "Top-1 in FP32": top1,
-        "Device": f"{record.device}, {record.threads} thread(s)",
+        "Device": f"{record.device}, {counted(record.threads, 'thread')}",
         "Time": seconds(record.seconds),
     }
     return _facts("The network before it is split", rows)

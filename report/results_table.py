@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from records.counted import counted
 from records.results import ArtifactFigures, Results, SplitFigures
 from report.units import bit_width
 
@@ -36,8 +37,9 @@ def _basis(split: SplitFigures, results: Results) -> str:
     shape = "×".join(map(str, split.boundary_shape))
     bits = "" if split.wire_bits == 8 else f" at {bit_width(split.wire_bits)}"
     parts = [
-        f"data `{results.data}`, {split.attacker_images:,} attacker images, "
-        f"{split.victims:,} victims, {len(split.attacker_seeds)} attacker seed(s)",
+        f"data `{results.data}`, {counted(split.attacker_images, 'attacker image')}, "
+        f"{counted(split.victims, 'victim')}, "
+        f"{counted(len(split.attacker_seeds), 'attacker seed')}",
         f"boundary {shape}{bits} = {split.wire_bytes:,} bytes sent, image {split.image_bytes:,}",
     ]
     if split.floor_db is not None and split.ceiling_db is not None:

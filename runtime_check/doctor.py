@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from baseline.cifar import CIFAR100_FOLDER, default_root
+from records.counted import counted
 from records.doctor import DoctorRecord, RuntimeHealth, SourceHealth, VerbHealth
 from records.machine import MachineRecord
 from records.progress import Progress, silent
@@ -157,7 +158,7 @@ def follows(machine: MachineRecord) -> tuple[str, ...]:
 def skipped(machine: MachineRecord, runtimes: Sequence[RuntimeHealth]) -> tuple[str, ...]:
     """Return what will be skipped on this machine, each with its reason."""
     found = [
-        f"bench with {n} threads: only {machine.cores} cores may be used"
+        f"bench with {counted(n, 'thread')}: only {counted(machine.cores, 'core')} may be used"
         for n in BenchRecipe().threads
         if n > machine.cores
     ]

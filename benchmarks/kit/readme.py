@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from records.counted import counted
 from records.kit import KitRecord
 
 _TEXT = """# edgeveil kit: {split}
@@ -45,11 +46,12 @@ def readme(kit: KitRecord, folder: str) -> bytes:
     check, note = "", "This kit carries no images: it can be measured only."
     if kit.sample is not None:
         check = (
-            f"runs {kit.sample.count} victims through each .onnx, .ort and .tflite and\n"
+            f"runs {counted(kit.sample.count, 'victim')} through each .onnx, .ort and .tflite and\n"
             "holds the outputs "
             "against those of eager INT8 and of the host that made the kit, "
         )
-        note = f"The kit carries {kit.sample.count} images of {kit.sample.source.split(':')[0]}."
+        images = counted(kit.sample.count, "image")
+        note = f"The kit carries {images} of {kit.sample.source.split(':')[0]}."
     text = _TEXT.format(
         split=kit.split,
         bundle_id=kit.bundle_id,

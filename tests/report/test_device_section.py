@@ -172,7 +172,7 @@ def test_a_sound_run_shows_what_the_device_is_and_what_came_out(run: Path) -> No
         "ondemand",
         "cpu-thermal 47.2 °C → 61.0 °C",
         "none → none",
-        "All 1 gates passed there.",
+        "The only gate passed there.",
         "120.4 dB",
         f"did not run: Fail: {HOSTILE}",
         "Skipped: edge_int8_pte (no runner for it); 4 threads (only 2 cores are usable).",
@@ -187,7 +187,7 @@ def test_a_sound_run_shows_what_the_device_is_and_what_came_out(run: Path) -> No
 def test_a_throttled_run_is_marked_invalid(run: Path) -> None:
     write_device(run / SPLIT / "pi", device_record(valid=False), passed=False)
     said = section_of(run)
-    assert "INVALID with 1, 2 thread(s)" in said
+    assert "INVALID with 1 thread, 2 threads" in said
     assert "Speed-up" not in said
     assert "none → now: throttled; since boot: throttled" in said
     assert "1 of 1 gates failed there: share_within_1_lsb of edge_int8_onnx 0.875" in said

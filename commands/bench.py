@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.plain_table import plain_table
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import (
@@ -329,15 +330,13 @@ def _latency_cells(latency: Latency) -> tuple[str, ...]:
 
 
 def _print_speedups(record: BenchRecord, run: MeasuredRun, console: Console) -> None:
-    from rich.table import Table
-
     share = f"{record.recipe.confidence:.0%}"
-    table = Table(title=f"Speed-up: median FP32 / median INT8, {share}; threads {run.threads}")
-    table.add_column("INT8", no_wrap=True)
-    table.add_column("against", no_wrap=True)
-    table.add_column("ratio", justify="right")
-    table.add_column("interval", no_wrap=True)
-    table.add_column("verdict")
+    table = plain_table(f"Speed-up: median FP32 / median INT8, {share}; threads {run.threads}")
+    for column in ("INT8", "against"):
+        table.add_column(column, no_wrap=True)
+    for column in ("ratio", "interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     speedups = [up for up in record.speedups if up.threads == run.threads]
     notes = list(dict.fromkeys(up.note for up in speedups if up.note is not None))
     for up in speedups:

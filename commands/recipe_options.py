@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from records.errors import RecipeError
-from records.recipe import Recipe, read_recipe
+from records.recipe import Recipe, key_first, read_recipe
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -66,4 +66,4 @@ def recipe_with(path: Path | None, **overrides: dict[str, Any]) -> Recipe:
     try:
         return msgspec.convert(plain, type=Recipe)
     except (msgspec.ValidationError, ValueError) as error:
-        raise RecipeError(f"an option or the recipe is not valid: {error}") from error
+        raise RecipeError(f"an option or the recipe is not valid: {key_first(error)}") from error

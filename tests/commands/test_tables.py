@@ -9,9 +9,17 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from commands import attack, check, export
+from commands import attack, bench, check, export, inspect
+from records.cuts import Cut, CutList
 from records.parity import FloatParity, HostDifference
-from tests.report.sample_run import Sample, attack_record, check_record, manifest, png
+from tests.report.sample_run import (
+    Sample,
+    attack_record,
+    bench_record,
+    check_record,
+    manifest,
+    png,
+)
 from tests.report.test_target_section import TARGET
 
 LONGEST = "edge_int8_wire_tflite"
@@ -100,6 +108,48 @@ def test_export(
     assert LONGEST in shown
     assert "torchscript-lite" in shown
     assert "6,120,000" in shown
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_bench(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    record = bench_record("features.3", Sample())
+    record = replace(
+        record,
+        latency=_longest(record.latency, "artifact"),
+        speedups=_longest(record.speedups, "int8"),
+        startup=_longest(record.startup, "artifact"),
+    )
+    bench.print_bench(record, Path("bench.json"))
+    shown = _whole(capsys.readouterr().out, width)
+    assert shown.count(LONGEST) == 3
+    assert "no speed-up shown" in shown
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_inspect(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    # MobileNetV2's widest row, on a terminal: a pipe gets 120 columns.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    cut = Cut(
+        name="features.17.conv.0.0",
+        edge_parameters=2_223_872,
+        edge_macs=300_774_272,
+        edge_share_macs=1.0,
+        boundary_shape=(96, 112, 112),
+        boundary_bytes_fp32=4_816_896,
+        boundary_bytes_uint8=1_204_224,
+        whole_network=False,
+    )
+    inspect._print_table(CutList(model="mobilenet_v2", input_shape=(3, 224, 224), cuts=(cut,)))
+    shown = _whole(capsys.readouterr().out, width)
+    for figure in ("features.17.conv.0.0", "300,774,272", "96×112×112", "4,816,896", "1,204,224"):
+        assert figure in shown
 
 
 def _whole(shown: str, width: int) -> str:

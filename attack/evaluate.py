@@ -286,9 +286,9 @@ class _Session:
         if leak >= self.recipe.margin_db:
             return None
         return (
-            f"FP32 features leak only {leak:.2f} dB over the floor, less than the margin of "
-            f"{self.recipe.margin_db:g} dB: there is nothing here that INT8 could be credited with "
-            "hiding"
+            f"FP32 features leak only {leak:.2f} dB over the floor (the mean image), less than the "
+            f"margin of {self.recipe.margin_db:g} dB: there is nothing here that INT8 could be "
+            "credited with hiding, and the verdict says little"
         )
 
     def _pre_registered(self) -> bool:

@@ -10,6 +10,9 @@ import numpy as np
 from baseline.images import ImageSet, SourceImages
 from records.errors import DataError, UnsupportedHereError
 
+#: What torchvision makes below the root.
+CIFAR100_FOLDER = "cifar-100-python"
+
 
 def default_root() -> Path:
     """Return the folder of CIFAR-100 where none is named: the user's cache folder."""

@@ -112,11 +112,11 @@ def _load_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     # On damaged bytes the restricted unpickler raises whatever its stack machine meets.
+    # Its message is left out: it advises to load without the restriction.
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
         raise ModelError(
-            f"{path} is not a checkpoint of plain tensors ({reason}); save the state dict, "
-            "best as .safetensors"
+            f"{path} is not a checkpoint of plain tensors ({type(error).__name__}); save the state "
+            "dict, best as .safetensors"
         ) from error
 
 

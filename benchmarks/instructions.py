@@ -14,6 +14,7 @@ import numpy.typing as npt
 from benchmarks.latency import RUNTIMES
 from benchmarks.size import runtime_name
 from export.bundle import Bundle
+from records.bench import NOT_ASKED_FOR
 from records.errors import UnsupportedHereError
 from records.instructions import (
     NOTE,
@@ -142,7 +143,7 @@ def _choose(
     for artifact in bundle.edges():
         reason = target.missing(artifact)
         if reason is None and runtime_name(artifact) not in runtimes:
-            reason = "its runtime was not asked for"
+            reason = NOT_ASKED_FOR
         if reason is None:
             chosen.append(artifact)
         else:

@@ -19,6 +19,7 @@ from benchmarks.wire_size import wire_size
 from export.bundle import Bundle
 from records import files
 from records.bench import (
+    NOT_ASKED_FOR,
     ArtifactSamples,
     BenchRecord,
     BenchTiming,
@@ -126,7 +127,7 @@ def _choose(
 
 def _why_not(artifact: Artifact, runtimes: Sequence[RuntimeName]) -> str | None:
     if runtime_name(artifact) not in runtimes:
-        return "its runtime was not asked for"
+        return NOT_ASKED_FOR
     reason = why_not_here(artifact)
     if reason is None and artifact.format == "torchscript-lite":
         return _why_no_qnnpack()

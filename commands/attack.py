@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from commands.export_extra import require_export_extra
+from commands.listed_option import listed_of
+from commands.plain_table import plain_table
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import (
@@ -19,6 +21,9 @@ from commands.target_option import (
     target_option,
     target_sentence,
 )
+from records.attack import Level
+from records.counted import counted
+from records.recipe import Capacity, CostlyControl
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +33,12 @@ if TYPE_CHECKING:
     from records.attack import AttackRecord, LevelResult, Reconstruction, Recovery
     from records.recipe import AttackRecipe
 
+#: Short enough for a terminal of 80 columns; the record has the full figures.
+_FIGURES = ("mean", "p5", "p95", "leak", "SSIM", "rank-1", "label")
+_FIGURES_MEAN = (
+    "mean, p5, p95: recon_psnr_db over the victims. leak: leak_db, the mean over the floor. SSIM: "
+    "recon_ssim. rank-1: re-identified. label: true class found"
+)
 _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold yellow"}
 
 
@@ -40,9 +51,19 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
     type=click.IntRange(min=1),
     help="Only the first N of them  [default: all; 200 on an emulated target]",
 )
-@click.option("--levels", help="Attackers, e.g. A0,A1,A2  [default: the bundle's recipe]")
+@click.option(
+    "--levels",
+    metavar="A0,…",
+    callback=listed_of(get_args(Level), "levels"),
+    help="Attackers, of A0 to A4  [default: the bundle's recipe]",
+)
 @click.option("--seeds", help="Attacker seeds, e.g. 0,1  [default: the bundle's recipe]")
-@click.option("--capacities", help="Decoders, small,large  [default: the bundle's recipe]")
+@click.option(
+    "--capacities",
+    metavar="C,…",
+    callback=listed_of(get_args(Capacity), "capacities"),
+    help="Decoders: small, medium, large  [default: the bundle's recipe]",
+)
 @click.option("--query-budgets", help="A3: training pairs, e.g. 100,1000  [default: the recipe's]")
 @click.option(
     "--white-box-images", type=int, help="A2: the first N victims  [default: the recipe's]"
@@ -51,7 +72,12 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
 @click.option(
     "--artifacts", help="INT8 artifacts by name, comma-separated  [default: the recipe's, or all]"
 )
-@click.option("--controls", help="logits,bits16 or none  [default: the recipe's]")
+@click.option(
+    "--controls",
+    metavar="C,…",
+    callback=listed_of((*get_args(CostlyControl), "none"), "controls"),
+    help="logits,bits16 or none  [default: the recipe's]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -80,14 +106,14 @@ def command(
     data: str | None,
     attacker_images: int | None,
     victims: int | None,
-    levels: str | None,
+    levels: list[str] | None,
     seeds: str | None,
-    capacities: str | None,
+    capacities: list[str] | None,
     query_budgets: str | None,
     white_box_images: int | None,
     ood_source: str | None,
     artifacts: str | None,
-    controls: str | None,
+    controls: list[str] | None,
     out: Path | None,
     cache: Path | None,
     threads: int,
@@ -122,14 +148,14 @@ def command(
     bundle = load_bundle(bundle_path)
     recipe = _recipe(
         bundle.manifest.recipe.attack,
-        levels=_listed(levels),
+        levels=levels,
         seeds=_listed(seeds),
-        capacities=_listed(capacities),
+        capacities=capacities,
         query_budgets=_listed(query_budgets),
         white_box_images=white_box_images,
         ood_source=ood_source,
         artifacts=_listed(artifacts),
-        controls=[] if controls == "none" else _listed(controls),
+        controls=[] if controls == ["none"] else controls,
     )
     with (
         opened(target_name, target_cache, ssh_config=ssh_config, python=device_python) as target,
@@ -253,13 +279,11 @@ def _print_record(record: AttackRecord, folder: Path) -> None:
 
 
 def _print_verdicts(record: AttackRecord, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(title="max-leak(FP32) − max-leak(artifact), strongest attacker of each")
+    table = plain_table("max-leak(FP32) − max-leak(artifact), dB, best attacks")
     table.add_column("artifact", no_wrap=True)
-    table.add_column("verdict")
-    for column in ("advantage, dB", "lower", "upper"):
-        table.add_column(column, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    for column in ("advantage", "lower", "upper"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in record.verdicts:
         colour = _COLOURS[row.verdict]
         table.add_row(
@@ -273,77 +297,102 @@ def _print_verdicts(record: AttackRecord, console: Console) -> None:
 
 
 def _print_leaks(record: AttackRecord, console: Console) -> None:
-    from rich.table import Table
-
-    data, floor = record.data, record.controls.floor
-    table = Table(
-        title=f"Reconstruction of {data.victim.count:,} victims, {data.attacker.count:,} attacker "
-        f"images ({data.source}), {data.native_size} px"
+    data = record.data
+    table = plain_table(
+        f"Reconstruction of {counted(data.victim.count, 'victim')}, "
+        f"{counted(data.attacker.count, 'attacker image')} "
+        f"({data.source}), {data.native_size} px"
     )
-    # A name that is cut says nothing: on a narrow terminal it goes on below.
-    table.add_column("artifact", overflow="fold", min_width=10)
-    table.add_column("attacker", overflow="fold")
-    figures = ("recon_psnr_db", "pooled", "p5", "p95", "leak_db", "recon_ssim", "rank-1", "label")
-    for column in figures:
-        table.add_column(column, justify="right")
-    controls = record.controls
-    rows: list[tuple[str, str, Reconstruction, Recovery | None]] = [
-        ("mean image (floor)", "", floor, None),
-        ("pass-through (ceiling)", "A0", controls.ceiling, None),
-        *((f"logits of {name}", "A1", found, None) for name, found in controls.logits.items()),
-    ]
-    if controls.bits16 is not None:
-        rows.append((f"{record.baseline} in 16 bits", "A1", controls.bits16, None))
-    for artifact in record.artifacts:
-        name = artifact.name
-        if artifact.same_outputs_as is not None:
-            name += f" (= {artifact.same_outputs_as})"
-        rows += [
-            (name, _attacker(r, data.victim.count), r.result, r.recovery) for r in artifact.levels
-        ]
-    for name, attacker, result, recovery in rows:
-        psnr = result.recon_psnr_db
-        table.add_row(
-            name,
-            attacker,
-            f"{psnr.mean:.2f}",
-            f"{result.recon_psnr_pooled_db:.2f}",
-            f"{psnr.p5:.2f}",
-            f"{psnr.p95:.2f}",
-            f"{result.leak_db:.2f}",
-            f"{result.recon_ssim.mean:.3f}",
-            "" if recovery is None else f"{recovery.reidentified:.0%}",
-            "" if recovery is None else f"{recovery.label_top1:.0%}",
-        )
+    table.add_column("artifact")
+    table.add_column("attacker")
+    for column in _FIGURES:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in (*_controls(record), *_attacked(record)):
+        table.add_row(*row)
     console.print(table)
+    console.print(_FIGURES_MEAN)
+    for first, others in _same_outputs(record).items():
+        console.print(f"same outputs as {first}, so the same figures: {', '.join(others)}")
     _print_left_out(record, console)
 
 
+def _controls(record: AttackRecord) -> list[tuple[str, ...]]:
+    controls = record.controls
+    rows = [
+        ("mean image (floor)", "", *_cells(controls.floor, None)),
+        ("pass-through (ceiling)", "A0", *_cells(controls.ceiling, None)),
+    ]
+    for name, found in controls.logits.items():
+        rows.append((f"logits of {name}", "A1", *_cells(found, None)))
+    if controls.bits16 is not None:
+        rows.append((f"{record.baseline} in 16 bits", "A1", *_cells(controls.bits16, None)))
+    return rows
+
+
+def _attacked(record: AttackRecord) -> list[tuple[str, ...]]:
+    """Return a row for each attacker of each artifact whose outputs are its own."""
+    victims = record.data.victim.count
+    return [
+        (artifact.name, _attacker(level, victims), *_cells(level.result, level.recovery))
+        for artifact in record.artifacts
+        if artifact.same_outputs_as is None
+        for level in artifact.levels
+    ]
+
+
+def _cells(result: Reconstruction, recovery: Recovery | None) -> tuple[str, ...]:
+    psnr = result.recon_psnr_db
+    return (
+        f"{psnr.mean:.2f}",
+        f"{psnr.p5:.2f}",
+        f"{psnr.p95:.2f}",
+        f"{result.leak_db:.2f}",
+        f"{result.recon_ssim.mean:.3f}",
+        "" if recovery is None else f"{recovery.reidentified:.0%}",
+        "" if recovery is None else f"{recovery.label_top1:.0%}",
+    )
+
+
+def _same_outputs(record: AttackRecord) -> dict[str, list[str]]:
+    """Return artifact → later artifacts with the same outputs."""
+    found: dict[str, list[str]] = {}
+    for artifact in record.artifacts:
+        if artifact.same_outputs_as is not None:
+            found.setdefault(artifact.same_outputs_as, []).append(artifact.name)
+    return found
+
+
 def _attacker(result: LevelResult, victims: int) -> str:
-    queries = "" if result.queries is None else f", {result.queries:,} pairs"
-    few = "" if result.victims == victims else f", {result.victims} victims"
-    return f"{result.level} seed {result.seed}{queries}{few}"
+    parts = [f"{result.level} seed {result.seed}"]
+    if result.queries is not None:
+        parts.append(f"{result.queries:,} pairs")
+    if result.victims != victims:
+        parts.append(counted(result.victims, "victim"))
+    return "\n".join(parts)
 
 
 def _print_left_out(record: AttackRecord, console: Console) -> None:
     if record.data.left_out_budgets:
         budgets = ", ".join(f"{budget:,}" for budget in record.data.left_out_budgets)
         console.print(
-            f"A3 without {budgets} pairs: the attacker has {record.data.attacker.count:,} images, "
-            "and A1 learns from all of them"
+            f"A3 without {budgets} pairs: the attacker has "
+            f"{counted(record.data.attacker.count, 'image')}, and A1 learns from all of them"
         )
 
 
 def _print_gates(record: AttackRecord, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(title="Controls and export drift, limits fixed before the attack")
+    table = plain_table("Controls and export drift, limits fixed before the attack")
     for column in ("gate", "artifact"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in ("measured", "limit"):
-        table.add_column(column, justify="right")
-    table.add_column("")
-    for gate in (*record.controls.gates, *record.drift):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    same = {artifact.name for artifact in record.artifacts if artifact.same_outputs_as is not None}
+    gates = (*record.controls.gates, *record.drift)
+    left_out = [gate for gate in gates if gate.passed and gate.artifact in same]
+    for gate in gates:
+        if gate in left_out:
+            continue
         table.add_row(
             gate.name,
             gate.artifact or "",
@@ -352,3 +401,5 @@ def _print_gates(record: AttackRecord, console: Console) -> None:
             "[green]pass[/green]" if gate.passed else "[bold red]FAIL[/bold red]",
         )
     console.print(table)
+    if left_out:
+        console.print(f"{len(left_out)} more passed, of artifacts with the same outputs as another")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.plain_table import plain_table
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import (
@@ -16,6 +17,7 @@ from commands.target_option import (
     target_cache_option,
     target_option,
 )
+from records.counted import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,11 +83,12 @@ def command(
     from export.bundle import load_bundle
     from records import codec, files
     from records.errors import InputError
+    from records.parity import SPOKEN_RUNTIMES
     from runtime_check.targets.open_target import opened
     from runtime_check.targets.ssh import Ssh, is_ssh, parse_destination
 
     record_path = out if out is not None else beside(bundle_path, "bench", target_name, ".json")
-    runtimes = tuple(name for name in RUNTIMES if runtime in ("all", _SPOKEN[name]))
+    runtimes = tuple(name for name in RUNTIMES if runtime in ("all", SPOKEN_RUNTIMES[name]))
     if is_ssh(target_name) and runtime != "all":
         raise InputError("a device runs what its packages can; leave --runtime out")
     if target_name != "host" and not is_ssh(target_name):
@@ -122,15 +125,6 @@ def command(
     else:
         print_bench(record, record_path)
     return _exit_code(record, strict=strict)
-
-
-_SPOKEN = {
-    "ort": "onnx",
-    "ort-mobile": "ort",
-    "lite": "lite",
-    "executorch": "executorch",
-    "litert": "litert",
-}
 
 
 def _refuse_latency_options(threads: str | None, batch_size: int | None) -> None:
@@ -242,7 +236,7 @@ def print_bench(record: BenchRecord, path: Path) -> None:
     for run in record.runs:
         _print_run(record, run, console)
     for skip in record.skipped:
-        what = skip.artifact if skip.artifact is not None else f"{skip.threads} threads"
+        what = skip.artifact if skip.artifact is not None else counted(skip.threads or 0, "thread")
         console.print(f"skipped {what}: {skip.reason}", markup=False)
     console.print(f"record: {path}", markup=False)
 
@@ -271,16 +265,17 @@ def _print_sizes(record: BenchRecord, console: Console) -> None:
 def _print_wire(record: BenchRecord, console: Console) -> None:
     wire = record.wire
     console.print(
-        f"wire, bytes per image: {wire.packed_bytes:,} at {wire.bits} bits, {wire.raw_bytes:,} as "
-        f"uint8 {wire.shape}, {wire.float_bytes:,} FP32, "
+        f"wire, bytes per image: {wire.packed_bytes:,} at {counted(wire.bits, 'bit')}, "
+        f"{wire.raw_bytes:,} as uint8 {wire.shape}, {wire.float_bytes:,} FP32, "
         f"the image itself {wire.image_bytes:,}"
     )
     if wire.compressed is None or wire.image_compressed is None:
         console.print(f"compressed: not measured ({wire.not_measured})", markup=False)
         return
     console.print(
-        f"compressed, mean of {wire.compressed.images:,} victims ({wire.compressed.method}): "
-        f"{wire.compressed.mean:,.0f}; the image itself {wire.image_compressed.mean:,.0f}"
+        f"compressed, mean of {counted(wire.compressed.images, 'victim')} "
+        f"({wire.compressed.method}): {wire.compressed.mean:,.0f}; the image itself "
+        f"{wire.image_compressed.mean:,.0f}"
     )
 
 
@@ -335,15 +330,13 @@ def _latency_cells(latency: Latency) -> tuple[str, ...]:
 
 
 def _print_speedups(record: BenchRecord, run: MeasuredRun, console: Console) -> None:
-    from rich.table import Table
-
     share = f"{record.recipe.confidence:.0%}"
-    table = Table(title=f"Speed-up: median FP32 / median INT8, {share}; threads {run.threads}")
-    table.add_column("INT8", no_wrap=True)
-    table.add_column("against", no_wrap=True)
-    table.add_column("ratio", justify="right")
-    table.add_column("interval", no_wrap=True)
-    table.add_column("verdict")
+    table = plain_table(f"Speed-up: median FP32 / median INT8, {share}; threads {run.threads}")
+    for column in ("INT8", "against"):
+        table.add_column(column, no_wrap=True)
+    for column in ("ratio", "interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     speedups = [up for up in record.speedups if up.threads == run.threads]
     notes = list(dict.fromkeys(up.note for up in speedups if up.note is not None))
     for up in speedups:

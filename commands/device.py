@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.export_extra import require_export_extra
+from commands.plain_table import plain_table
 from commands.progress_bars import progress_bars
 from commands.recipe_options import force_option, json_option
 from commands.target_option import python_option, ssh_config_option
+from records.counted import counted
+from records.device import RECORD_NAME
 from records.kit import KIT_VICTIMS
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from records.device import DeviceCheck, DeviceRecord, DeviceRow
     from records.parity import LsbDifference
 
-_FILES = ("device.json", "check.json", "bench.json", "bench-samples.json")
+_FILES = (RECORD_NAME, "check.json", "bench.json", "bench-samples.json")
 
 
 @click.group()
@@ -87,6 +90,7 @@ def run(
     ssh = Ssh(parse_destination(url), ssh_config)
     _refuse_overwriting(out, force=force)
     bundle = load_bundle(bundle_path)
+    ssh.reach()
     victims = victims_for(bundle.manifest, source=data, limit=limit)
     with progress_bars() as progress, tempfile.TemporaryDirectory() as work:
         kit = build_kit(bundle, victims, Path(work) / "kit.tar.gz", progress=progress)
@@ -137,7 +141,7 @@ def _write(out: Path, found: DeviceRun, *, replace: bool) -> None:
         codec.write(out / "bench.json", found.bench, replace=replace)
     if found.check is not None:
         codec.write(out / "check.json", found.check, replace=replace)
-    codec.write(out / "device.json", found.device, replace=replace)
+    codec.write(out / RECORD_NAME, found.device, replace=replace)
 
 
 def _tidy(remote: RemoteKit, out: Path, *, clean: bool) -> None:
@@ -197,7 +201,7 @@ def _sentence(device: DeviceRecord) -> str:
     ]
     parts = [
         f"{machine.board or machine.cpu_model} ({machine.cpu_model}, {machine.arch})",
-        f"{machine.cores} cores",
+        counted(machine.cores, "core"),
         f"governor {', '.join(machine.governors) or 'not told'}",
         *([f"{' → '.join(heat)}"] if heat else []),
         machine.os,
@@ -207,14 +211,8 @@ def _sentence(device: DeviceRecord) -> str:
 
 
 def _print_check(check: DeviceCheck, console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(
-        title=f"{check.images} victims on the device: against eager INT8, against this host",
-        title_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+    table = plain_table(
+        f"{counted(check.images, 'victim')} on the device: against eager INT8, against this host"
     )
     for column in ("artifact", "mode"):
         table.add_column(column, no_wrap=True)

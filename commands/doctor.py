@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _YES = "[green]yes[/green]"
 _NO = "[yellow]no[/yellow]"
+_STATES = {"ready": _YES}
 
 
 @click.command()
@@ -99,8 +100,8 @@ def _print_sources(record: DoctorRecord, console: Console) -> None:
 
     table = Table("--data", "here", "detail", title="Data sources")
     for source in record.sources:
-        mark = _YES if source.available else _NO
-        table.add_row(escape(source.source), mark, source.detail)
+        mark = _STATES.get(source.state, f"[yellow]{source.state}[/yellow]")
+        table.add_row(escape(source.source), mark, escape(source.detail))
     console.print(table)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from commands.export_extra import require_export_extra
+from commands.listed_option import listed_of
+from commands.plain_table import plain_table
 from commands.progress_bars import progress_bars
 from commands.quantizer_options import quantizer_options, range_options
 from commands.recipe_options import (
     data_option,
+    default_of,
     force_option,
     image_size_option,
     json_option,
@@ -20,18 +23,7 @@ from commands.recipe_options import (
     recipe_with,
 )
 from records.manifest import Manifest
-
-_FORMATS = ("ptl", "onnx", "ort", "pte", "tflite")
-
-
-def _listed_formats(
-    context: click.Context, option: click.Parameter, text: str | None
-) -> list[str] | None:
-    formats = None if text is None else [part.strip() for part in text.split(",")]
-    unknown = [one for one in formats or () if one not in _FORMATS]
-    if unknown:
-        raise click.BadParameter(f"{', '.join(unknown)}: formats are {', '.join(_FORMATS)}")
-    return formats
+from records.recipe import ExportFormat
 
 
 @click.command()
@@ -45,7 +37,8 @@ def _listed_formats(
 @image_size_option
 @click.option(
     "--split",
-    help="The edge ends with this module's output, e.g. features.3; output: the whole network.",
+    help="The edge ends with this module's output; output: the whole network"
+    + default_of("export", "splits"),
 )
 @range_options
 @click.option(
@@ -59,11 +52,11 @@ def _listed_formats(
     help="Bits of each value that is sent; weights keep 8  [default: 8]",
 )
 @quantizer_options
-@click.option("--opset", type=int, help="ONNX opset.")
+@click.option("--opset", type=int, help="ONNX opset" + default_of("export", "opset"))
 @click.option(
     "--formats",
     metavar="F,…",
-    callback=_listed_formats,
+    callback=listed_of(get_args(ExportFormat), "formats"),
     help="ptl,onnx and any of ort, pte (ExecuTorch), tflite (LiteRT)  [default: ptl,onnx]",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder.")
@@ -124,14 +117,12 @@ def command(
 
 def _print_table(manifest: Manifest, out: Path) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=f"{out}  split {manifest.split}  boundary {manifest.boundary.shape}")
-    table.add_column("artifact", no_wrap=True)
-    for column in ("format", "precision", "ends with"):
-        table.add_column(column)
-    for column in ("weights, bytes", "file, bytes"):
-        table.add_column(column, justify="right")
+    table = plain_table(f"{out}  split {manifest.split}  boundary {manifest.boundary.shape}")
+    for column in ("artifact", "format", "type", "ends with"):
+        table.add_column(column, no_wrap=True)
+    for column in ("weights,\nbytes", "file,\nbytes"):
+        table.add_column(column, justify="right", no_wrap=True)
     for artifact in manifest.artifacts:
         table.add_row(
             artifact.name,

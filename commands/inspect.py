@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.export_extra import require_export_extra
+from commands.plain_table import plain_table
 from commands.recipe_options import (
     image_size_option,
     json_option,
@@ -16,6 +17,7 @@ from commands.recipe_options import (
     recipe_with,
     weights_option,
 )
+from records.counted import counted
 
 if TYPE_CHECKING:
     from records.cuts import CutList
@@ -71,16 +73,15 @@ def command(
 
 def _print_table(cuts: CutList) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     size = "×".join(str(n) for n in cuts.input_shape)
-    table = Table(title=f"{cuts.model}  input {size}  {len(cuts.cuts)} valid cuts")
+    table = plain_table(f"{cuts.model}  input {size}  {counted(len(cuts.cuts), 'valid cut')}")
     table.add_column("split", no_wrap=True)
-    for column in ("parameters", "MACs", "of all MACs", "boundary", "FP32, bytes", "uint8, bytes"):
-        table.add_column(column, justify="right")
+    for column in ("params", "MACs", "share", "boundary", "FP32\nbytes", "uint8\nbytes"):
+        table.add_column(column, justify="right", no_wrap=True)
     for cut in cuts.cuts:
         table.add_row(
-            f"{cut.name} (whole network)" if cut.whole_network else cut.name,
+            f"{cut.name} (whole)" if cut.whole_network else cut.name,
             f"{cut.edge_parameters:,}",
             f"{cut.edge_macs:,}",
             f"{cut.edge_share_macs:.1%}",
@@ -93,3 +94,4 @@ def _print_table(cuts: CutList) -> None:
         # rich assumes 80 columns for a pipe, and cuts numbers.
         console = Console(width=120)
     console.print(table)
+    console.print("share: of all MACs. bytes: of the boundary of one image")

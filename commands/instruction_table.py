@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from commands.plain_table import plain_table
 from commands.target_option import skipped_lines, target_sentence
 
 if TYPE_CHECKING:
@@ -17,16 +18,11 @@ _CLASSES = ("simd_fp", "dot", "mmla", "widening_multiply", "fmla")
 def print_instructions(record: InstructionRecord, path: Path) -> None:
     """Print the counts in thousands, INT8 against FP32, and what they do not say."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
     console.print(target_sentence(record.target), markup=False, soft_wrap=True)
-    table = Table(
-        title="Thousand instructions per inference, one image, one thread; this is no latency",
-        title_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+    table = plain_table(
+        "Thousand instructions per inference, one image, one thread; this is no latency"
     )
     table.add_column("artifact", no_wrap=True)
     for column in ("all", "SIMD/FP", "dot", "mmla", "widen", "FMLA", "/ FP32", "spread"):

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.plain_table import plain_table
 from commands.recipe_options import json_option
 
 if TYPE_CHECKING:
-    from records.operators import OperatorsRecord
+    from rich.table import Table
+
+    from records.operators import ArtifactOperators, OperatorsRecord
 
 
 @click.command()
@@ -36,17 +39,18 @@ def command(bundle_path: Path, as_json: bool) -> None:
 
 def _print_table(record: OperatorsRecord) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=f"bundle {record.bundle_id[:16]}", title_justify="left")
-    for column in ("artifact", "versions", "operators"):
-        # Folded, never cut: a selective build needs every name whole.
-        table.add_column(column, overflow="fold")
+    console = Console()
+    console.print(f"bundle {record.bundle_id[:16]}")
     for one in record.artifacts:
-        table.add_row(
-            f"{one.artifact}\n{one.file}",
-            "\n".join(f"{name} {version}" for name, version in one.versions.items()),
-            "\n".join(f"{use.name} ×{use.uses}" for use in one.operators),
-            end_section=True,
-        )
-    Console().print(table)
+        console.print(_table(one))
+
+
+def _table(one: ArtifactOperators) -> Table:
+    # A table for each file: a selective build needs every name whole, also on 80 columns.
+    table = plain_table(f"\n{one.artifact}  {one.file}")
+    table.add_column("versions", no_wrap=True)
+    table.add_column("operators", no_wrap=True)
+    versions = "\n".join(f"{name} {version}" for name, version in one.versions.items())
+    table.add_row(versions, "\n".join(f"{use.name} ×{use.uses}" for use in one.operators))
+    return table

@@ -9,7 +9,12 @@ import click
 
 from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
-from commands.recipe_options import data_option, json_option, recipe_with, weights_option
+from commands.recipe_options import (
+    json_option,
+    recipe_with,
+    recipes_data_option,
+    recipes_weights_option,
+)
 
 if TYPE_CHECKING:
     from pipeline.stages import Until
@@ -22,9 +27,13 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), help="Run folder  [default: runs/<recipe's name>]"
 )
 @click.option("--replace", is_flag=True, help="Accept a changed recipe: do again what it changes.")
-@data_option
-@weights_option
-@click.option("--epochs", type=click.IntRange(min=0), help="0 keeps the given weights.")
+@recipes_data_option
+@recipes_weights_option
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=0),
+    help="0 keeps the given weights  [default: the recipe's]",
+)
 @click.option(
     "--until",
     type=click.Choice(["export", "check", "bench", "attack"]),
@@ -78,13 +87,15 @@ def command(
 def _print_summary(folder: Path, record: RunRecord) -> None:
     from rich.console import Console
 
-    from report.summary import summary_table
+    from report.summary import summary_notes, summary_table
 
     console = Console()
     if not console.is_terminal:
         # rich assumes 80 columns for a pipe or a log file.
         console = Console(width=100)
     console.print(summary_table(folder))
+    for note in summary_notes(folder):
+        console.print(note, markup=False)
     console.print(
         "p50: median latency of one image on the fewest threads; INVALID: the machine was too "
         "noisy to say. A0: decoder of FP32 features, unchanged; A1: trained on the artifact's own "

@@ -12,6 +12,7 @@ from commands.progress_bars import progress_bars
 from commands.quantizer_options import range_options
 from commands.recipe_options import (
     data_option,
+    default_of,
     force_option,
     image_size_option,
     json_option,
@@ -19,6 +20,7 @@ from commands.recipe_options import (
     recipe_option,
     recipe_with,
 )
+from records.counted import counted
 
 if TYPE_CHECKING:
     from records.sensitivity import SensitivityRecord
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
     help="Trained weights: safetensors, or a torch checkpoint  [required here or in recipe]",
 )
 @image_size_option
-@click.option("--split", help="The edge ends with this module's output; output: the whole network.")
+@click.option(
+    "--split",
+    help="The edge ends with this module's output; output: the whole network"
+    + default_of("export", "splits"),
+)
 @range_options
 @click.option(
     "--limit",
@@ -118,7 +124,8 @@ def _print_table(record: SensitivityRecord, rows: int) -> None:
     console.print(table)
     every = record.everything
     console.print(
-        f"{min(rows, len(record.layers))} of {len(record.layers)} layers, {record.images} images; "
+        f"{min(rows, len(record.layers))} of {counted(len(record.layers), 'layer')}, "
+        f"{counted(record.images, 'image')}; "
         f"everything quantized: KL {every.kl_nats:.5f} nats, {every.top1_agreement:.2%} same top-1",
         soft_wrap=True,
     )

@@ -9,7 +9,8 @@ import click
 
 from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
-from commands.recipe_options import data_option, json_option
+from commands.recipe_options import json_option, recipes_data_option
+from records.counted import counted
 
 if TYPE_CHECKING:
     from records.sweep import Candidate, Sweep
@@ -34,7 +35,7 @@ _COLOURS = {"HOLDS": "bold green", "DENIED": "bold red", "INCONCLUSIVE": "bold y
 @click.option(
     "--weights", metavar="FILE", help="Trained weights, used as they are: nothing is trained."
 )
-@data_option
+@recipes_data_option
 @click.option("--replace", is_flag=True, help="Accept a changed grid: do again what it changes.")
 @json_option
 def command(
@@ -77,7 +78,7 @@ def command(
 def _failure(record: Sweep, folder: Path) -> str:
     failed = [group for group in record.groups if not group.gates_passed]
     named = ", ".join(
-        f"{g.split} at {g.boundary_bits} bits, {g.attacker} "
+        f"{g.split} at {counted(g.boundary_bits, 'bit')}, {g.attacker} "
         f"({', '.join(sorted({gate.name for gate in g.failed_gates}))})"
         for g in failed
     )
@@ -104,8 +105,8 @@ def _print_record(record: Sweep, folder: Path) -> None:
     console.print(table)
     seeds = sum(len(group.cells) for group in record.groups)
     console.print(
-        f"{seeds} cells. leak: reconstruction over the mean image; low is private. Pareto: no "
-        "other row is as good in all four columns of figures and better in one."
+        f"{counted(seeds, 'cell')}. leak: reconstruction over the mean image; low is private. "
+        "Pareto: no other row is as good in all four columns of figures and better in one."
     )
     console.print(f"record: {folder / 'sweep.json'}")
     console.print(f"report: {folder / 'report' / 'report.html'}")

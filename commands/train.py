@@ -10,6 +10,7 @@ from commands.export_extra import require_export_extra
 from commands.progress_bars import progress_bars
 from commands.recipe_options import (
     data_option,
+    default_of,
     force_option,
     image_size_option,
     json_option,
@@ -18,6 +19,7 @@ from commands.recipe_options import (
     recipe_with,
     weights_option,
 )
+from records.counted import counted
 from records.training import TrainingRecord
 
 
@@ -28,17 +30,38 @@ from records.training import TrainingRecord
 @click.option(
     "--attacker-pool",
     type=click.Choice(["held-out", "train"]),
-    help="Keep the attacker's images out of training, or train on all of them.",
+    help="Keep the attacker's images out of training, or train on all of them"
+    + default_of("data", "attacker_pool"),
 )
 @model_option
 @weights_option
 @image_size_option
-@click.option("--epochs", type=int, help="Epochs; 0 keeps the given weights as they are.")
-@click.option("--batch-size", type=int, help="Images a step.")
-@click.option("--learning-rate", type=float, help="Peak of the one-cycle schedule.")
-@click.option("--cutmix", type=float, help="Share of the batches that are mixed, 0 to 1.")
-@click.option("--seed", type=int, help="Of initialization, order, augmentation and dropout.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Processor.")
+@click.option(
+    "--epochs",
+    type=int,
+    help="0 keeps the given weights as they are" + default_of("train", "epochs"),
+)
+@click.option("--batch-size", type=int, help="Images a step" + default_of("train", "batch_size"))
+@click.option(
+    "--learning-rate",
+    type=float,
+    help="Peak of the one-cycle schedule" + default_of("train", "learning_rate"),
+)
+@click.option(
+    "--cutmix",
+    type=float,
+    help="Share of the batches that are mixed, 0 to 1" + default_of("train", "cutmix"),
+)
+@click.option(
+    "--seed",
+    type=int,
+    help="Of initialization, order, augmentation and dropout" + default_of("train", "seed"),
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    help="Processor" + default_of("train", "device"),
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The result's folder.")
 @click.option("--resume", is_flag=True, help="Go on from the last epoch that was finished.")
 @force_option
@@ -98,11 +121,12 @@ def command(
 def _print(record: TrainingRecord, out: Path) -> None:
     accuracy = record.victim_accuracy
     click.echo(
-        f"{record.model.name}, {record.parameters:,} parameters, {len(record.epochs)} epochs on "
-        f"{record.data.train.count:,} images, {record.device}, {record.seconds:.0f} s"
+        f"{record.model.name}, {record.parameters:,} parameters, "
+        f"{counted(len(record.epochs), 'epoch')} on {counted(record.data.train.count, 'image')}, "
+        f"{record.device}, {record.seconds:.0f} s"
     )
     click.echo(
-        f"top-1 on {accuracy.count:,} victims {accuracy.top1:.2%} "
+        f"top-1 on {counted(accuracy.count, 'victim')} {accuracy.top1:.2%} "
         f"({accuracy.confidence:.0%} interval {accuracy.low:.2%} to {accuracy.high:.2%})"
     )
     click.echo(f"weights: {out / record.checkpoint_file}  {record.checkpoint_sha256[:16]}")

@@ -61,8 +61,8 @@ def _of(data: bytes, artifact: Artifact) -> ArtifactOperators:
 
 def _onnx(data: bytes) -> Found:
     model = parse_protobuf(data, ONNX_MODEL)
-    versions = {"IR": int(model["ir_version"]), **_opsets(model["opset_import"])}
-    return versions, [_qualified(node) for node in model["graph"].get("node", [])]
+    nodes = model["graph"].get("node", [])
+    return {"IR": int(model["ir_version"]), **_opsets(model, nodes)}, map(_qualified, nodes)
 
 
 def _ort(data: bytes) -> Found:
@@ -70,17 +70,22 @@ def _ort(data: bytes) -> Found:
     model = session["model"]
     nodes = model["graph"].get("nodes", [])
     versions = {"ORT format": int(session["ort_version"]), "IR": int(model["ir_version"])}
-    return versions | _opsets(model["opset_import"]), [_qualified(node) for node in nodes]
+    return versions | _opsets(model, nodes), map(_qualified, nodes)
 
 
-def _opsets(imports: Iterable[dict[str, Any]]) -> Versions:
-    return {
-        f"opset {one.get('domain') or _STANDARD}": int(one.get("version", 0)) for one in imports
-    }
+def _opsets(model: dict[str, Any], nodes: Iterable[dict[str, Any]]) -> Versions:
+    """Return the versions of the domains in use: ONNX Runtime stores all that it knows."""
+    used = {_domain(node) for node in nodes}
+    versions = {_domain(one): int(one.get("version", 0)) for one in model["opset_import"]}
+    return {f"opset {name}": version for name, version in versions.items() if name in used}
+
+
+def _domain(part: dict[str, Any]) -> str:
+    return part.get("domain") or _STANDARD
 
 
 def _qualified(node: dict[str, Any]) -> str:
-    return f"{node.get('domain') or _STANDARD}:{node['op_type']}"
+    return f"{_domain(node)}:{node['op_type']}"
 
 
 def _lite(data: bytes) -> Found:

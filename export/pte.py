@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 from torch import fx
 
+from export.executorch_import import quiet_import
 from export.layers import LayerGraph
 from export.pte_module import PteModule
 from records import files
 from records.errors import ExportError
+
+with quiet_import():
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 
 _DELEGATE = "executorch_call_delegate"
 

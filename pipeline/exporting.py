@@ -13,6 +13,9 @@ from records.hashing import sha256_file
 from records.manifest import Manifest
 from records.progress import Progress, silent
 from records.recipe import Recipe
+from records.training import WEIGHTS_NAME
+
+_STARTS = ("scratch", "imagenet")
 
 
 def export_from_weights(
@@ -53,13 +56,16 @@ def trained_weights(recipe: Recipe) -> Path:
     """Return the weights file that a recipe names.
 
     Raises:
-        InputError: it names none.
+        InputError: it names none, or a word that only training makes a file of.
     """
-    weights = Path(recipe.model.weights)
-    if not weights.is_file():
+    named = recipe.model.weights
+    weights = Path(named)
+    if named in _STARTS or not weights.is_file():
+        reason = "is where a training starts, no file" if named in _STARTS else "is not a file"
+        option = " --weights imagenet" if named == "imagenet" else ""
         raise InputError(
-            f"weights {recipe.model.weights!r} is not a file; train first with edgeveil train, "
-            "then pass --weights FILE"
+            f"weights {named!r} {reason}; give --weights FILE, or train first: edgeveil "
+            f"train{option} --out DIR writes DIR/{WEIGHTS_NAME}"
         )
     return weights
 

@@ -14,6 +14,7 @@ from records.attack import (
     LevelResult,
     failed_gates,
 )
+from records.counted import counted
 from records.errors import RecordError
 from records.manifest import Artifact, Manifest
 from records.parity import ArtifactCheck, CheckRecord
@@ -40,8 +41,8 @@ def cell_record(
     """
     if manifest.wire.bits != cell.point.bits:
         raise RecordError(
-            f"the bundle of {cell.point.name} sends {manifest.wire.bits} bits a value; remove "
-            f"points/{cell.point.name} and sweep again"
+            f"the bundle of {cell.point.name} sends {counted(manifest.wire.bits, 'bit')} a value; "
+            f"remove points/{cell.point.name} and sweep again"
         )
     values = math.prod(manifest.wire.shape)
     failed = (*_failed_checks(check), *_failed_controls(attack))

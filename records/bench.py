@@ -19,6 +19,9 @@ from records.recipe import BenchRecipe
 SCHEMA = "edgeveil.bench/1"
 SAMPLES_SCHEMA = "edgeveil.bench-samples/1"
 
+#: Why ``bench --runtime`` skips the artifacts of the other runtimes.
+NOT_ASKED_FOR = "its runtime was not asked for"
+
 Bytes = Annotated[int, Meta(ge=0)]
 
 #: ``not given``: the run was INVALID, so nothing is said about speed.

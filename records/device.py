@@ -16,6 +16,7 @@ from records.manifest import Sha256
 from records.parity import Count, LsbDifference, Mode
 
 SCHEMA = "edgeveil.device/1"
+RECORD_NAME = "device.json"
 CHECK_SCHEMA = "edgeveil.device-check/1"
 
 #: Without control characters: a text of a device is shown on a terminal.

@@ -9,7 +9,7 @@ import msgspec
 from records.machine import MachineRecord
 from records.target import TargetState
 
-SCHEMA = "edgeveil.doctor/1"
+SCHEMA = "edgeveil.doctor/2"
 
 
 class DoctorPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,10 +36,14 @@ class VerbHealth(DoctorPart, frozen=True, kw_only=True):
 
 
 class SourceHealth(DoctorPart, frozen=True, kw_only=True):
-    """One data source; ``detail`` says why not, or what it still needs."""
+    """One data source; ``detail`` says why not, or what it still needs.
+
+    ``state``: ``with data`` and ``with --download`` are readable here, and the images are not here
+    yet. ``no``: a package is missing.
+    """
 
     source: str
-    available: bool
+    state: Literal["ready", "with data", "with --download", "no"]
     detail: str
 
 
@@ -51,7 +55,7 @@ class DoctorRecord(DoctorPart, frozen=True, kw_only=True):
     here and why. ``targets``: the emulated ones, and what each still needs.
     """
 
-    schema: Literal["edgeveil.doctor/1"] = "edgeveil.doctor/1"
+    schema: Literal["edgeveil.doctor/2"] = "edgeveil.doctor/2"
     machine: MachineRecord
     runtimes: tuple[RuntimeHealth, ...]
     verbs: tuple[VerbHealth, ...]

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from records.errors import RecipeError
-from records.recipe import AttackRecipe, Recipe, Section, Seed, read_recipe
+from records.recipe import AttackRecipe, Recipe, Section, Seed, key_first, read_recipe
 
 BoundaryBits = Literal[8, 6, 4, 3, 2, 1]
 Seeds = Annotated[tuple[Seed, ...], Meta(min_length=1)]
@@ -128,7 +128,7 @@ def read_grid(path: Path, *, data: str | None = None, weights: str | None = None
             latency=written.latency,
         )
     except (msgspec.DecodeError, ValueError) as error:
-        raise RecipeError(f"grid {path}: {error}") from error
+        raise RecipeError(f"grid {path}: {key_first(error)}") from error
 
 
 def _base(written: _GridFile, path: Path, data: str | None, weights: str | None) -> Recipe:

@@ -17,7 +17,7 @@ class OperatorUse(Part, frozen=True, kw_only=True):
 
 
 class ArtifactOperators(Part, frozen=True, kw_only=True):
-    """One file. ``versions``: of the format and of operator sets, as stored in the file."""
+    """One file. ``versions``: of the format and of the operator sets in use, as it stores them."""
 
     artifact: FileName
     file: FileName

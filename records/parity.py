@@ -26,6 +26,15 @@ Mode = Literal["qnnpack", "default", "precise", "optimizations-off", "xnnpack"]
 #: ``lite``: TorchScript Lite under qnnpack. ``executorch``, ``litert``: with XNNPACK.
 RuntimeName = Literal["ort", "ort-mobile", "lite", "executorch", "litert"]
 
+#: Runtime → its word for ``bench --runtime``.
+SPOKEN_RUNTIMES: dict[RuntimeName, str] = {
+    "ort": "onnx",
+    "ort-mobile": "ort",
+    "lite": "lite",
+    "executorch": "executorch",
+    "litert": "litert",
+}
+
 GateName = Literal[
     "lite_max_lsb",
     "onnx_share_within_1_lsb",

@@ -287,6 +287,19 @@ class Recipe(Section, frozen=True, kw_only=True):
     attack: AttackRecipe = AttackRecipe()
 
 
+_AT = re.compile(r"(?P<what>.*) - at `\$\.?(?P<path>[^`]*)`", re.DOTALL)
+
+
+def key_first(error: Exception) -> str:
+    """Return what msgspec refuses as ``[section] key: what is wrong``."""
+    found = _AT.fullmatch(str(error))
+    if found is None:
+        return str(error)
+    section, dot, key = found["path"].partition(".")
+    where = f"[{section}] {key}" if dot else section
+    return f"{where}: {found['what']}" if where else found["what"]
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe from a TOML file.
 
@@ -300,4 +313,4 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return msgspec.toml.decode(data, type=Recipe)
     except (msgspec.DecodeError, ValueError) as error:
-        raise RecipeError(f"recipe {path}: {error}") from error
+        raise RecipeError(f"recipe {path}: {key_first(error)}") from error

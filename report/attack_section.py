@@ -13,6 +13,7 @@ from records.attack import (
     LevelResult,
     Reconstruction,
 )
+from records.counted import counted
 from report import plots
 from report.document import (
     Block,
@@ -172,7 +173,8 @@ def _attack(records: SplitRecords) -> list[Block]:
     )
     return [
         Paragraph(
-            f"{count(data.victim.count)} victims and {count(data.attacker.count)} attacker images "
+            f"{counted(data.victim.count, 'victim')} and "
+            f"{counted(data.attacker.count, 'attacker image')} "
             f"of {data.source} ({pool}; {count(data.validation_images)} of them held out to stop "
             f"the training), scored at {data.native_size} × {data.native_size} pixels, data range "
             f"1. Boundary {shape(record.boundary_shape)}, {size(record.wire_bytes_per_image)} per "
@@ -340,7 +342,7 @@ def _attacker(artifact: ArtifactAttack, result: LevelResult) -> str:
     strongest = " (strongest)" if result.level == artifact.strongest else ""
     queries = "" if result.queries is None else f", {count(result.queries)} pairs"
     most = max(r.victims for r in artifact.levels)
-    few = f", {count(result.victims)} victims" if result.victims < most else ""
+    few = f", {counted(result.victims, 'victim')}" if result.victims < most else ""
     seed = f", seed {result.seed}" if _seeds(artifact) > 1 else ""
     return f"{result.level}{strongest}{queries}{few}{seed}"
 

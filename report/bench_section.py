@@ -12,6 +12,7 @@ from records.bench import (
     Startup,
     WireSize,
 )
+from records.counted import counted
 from report import plots
 from report.document import (
     Block,
@@ -71,7 +72,7 @@ def invalid_threads(record: BenchRecord) -> frozenset[int]:
 
 def _bench(record: BenchRecord) -> list[Block]:
     invalid = invalid_threads(record)
-    blocks: list[Block] = [_validity(record), *(Paragraph(as_sentence(n)) for n in record.notes)]
+    blocks: list[Block] = [validity(record), *(Paragraph(as_sentence(n)) for n in record.notes)]
     if record.machine.emulated is not None:
         blocks.append(
             Paragraph(
@@ -82,24 +83,25 @@ def _bench(record: BenchRecord) -> list[Block]:
     blocks += [Gallery(_plots(record, invalid)), _size_table(record), _ratio_table(record)]
     blocks.append(_wire_table(record.wire))
     if record.latency:
-        blocks += [_latency_table(record, invalid), _speedup_table(record)]
+        blocks += [latency_table(record, invalid), speedup_table(record)]
     blocks.append(_startup_table(record))
     if record.runs:
-        blocks.append(_criteria_table(record))
+        blocks.append(criteria_table(record))
     if record.skipped:
         blocks.append(_skipped_table(record))
     return blocks
 
 
-def _validity(record: BenchRecord) -> Paragraph:
+def validity(record: BenchRecord) -> Paragraph:
+    """Return whether the latencies may be believed."""
     if not record.runs:
         return Paragraph("No latency was measured.", "warn")
     bad = [r for r in record.runs if not r.timing.valid]
     if not bad:
         return Paragraph("Every interleaved run met the conditions of a sound measurement.", "good")
-    threads = ", ".join(str(r.threads) for r in bad)
+    threads = ", ".join(counted(r.threads, "thread") for r in bad)
     return Paragraph(
-        f"INVALID with {threads} thread(s): the machine was not quiet enough, so these latencies "
+        f"INVALID with {threads}: the machine was not quiet enough, so these latencies "
         "are shown but no speed-up is concluded from them.",
         "bad",
     )
@@ -210,13 +212,14 @@ def _wire_table(wire: WireSize) -> Table:
 
 def _compressed(name: str, compressed: CompressedSize) -> tuple[Cell, Cell, Cell]:
     spread = (
-        f"{compressed.method}, {count(compressed.images)} images; p5 {size(compressed.p5)}, "
+        f"{compressed.method}, {counted(compressed.images, 'image')}; p5 {size(compressed.p5)}, "
         f"p50 {size(compressed.p50)}, p95 {size(compressed.p95)}"
     )
     return text(name), text(size(round(compressed.mean))), text(spread)
 
 
-def _latency_table(record: BenchRecord, invalid: frozenset[int]) -> Table:
+def latency_table(record: BenchRecord, invalid: frozenset[int]) -> Table:
+    """Return percentiles of every artifact and thread count; those of ``invalid`` are marked."""
     return Table(
         caption=f"Latency of one run, batch {record.recipe.batch_size}",
         columns=columns(
@@ -239,7 +242,8 @@ def _latency(latency: Latency, invalid: bool) -> tuple[Cell, ...]:
     )
 
 
-def _speedup_table(record: BenchRecord) -> Table:
+def speedup_table(record: BenchRecord) -> Table:
+    """Return INT8 against FP32 with intervals and verdicts."""
     smallest = max((s.smallest_effect for s in record.speedups), default=0.0)
     confidence = max((s.confidence for s in record.speedups), default=record.recipe.confidence)
     return Table(
@@ -303,7 +307,8 @@ def _startup(startup: Startup) -> tuple[Cell, ...]:
     )
 
 
-def _criteria_table(record: BenchRecord) -> Table:
+def criteria_table(record: BenchRecord) -> Table:
+    """Return each run's conditions of a sound measurement, and what was found."""
     return Table(
         caption="Conditions of a sound measurement",
         columns=columns("Condition", ">Threads", ">Measured", ">Limit", "Worst at", "Met"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from records.counted import counted
 from records.parity import (
     Accuracy,
     ArtifactCheck,
@@ -31,7 +32,17 @@ from report.document import (
 )
 from report.load import RunRecords
 from report.plots import lsb_histogram
-from report.units import NONE, at_least_percent, count, decibels, interval, number, percent, points
+from report.units import (
+    NONE,
+    all_gates,
+    at_least_percent,
+    count,
+    decibels,
+    interval,
+    number,
+    percent,
+    points,
+)
 
 
 def check_section(run: RunRecords) -> Section:
@@ -51,7 +62,7 @@ def check_section(run: RunRecords) -> Section:
 def _check(record: CheckRecord) -> list[Block]:
     failed = [g for g in record.gates if not g.passed]
     verdict = (
-        Paragraph(f"All {len(record.gates)} gates passed.", "good")
+        Paragraph(f"{all_gates(len(record.gates))} passed.", "good")
         if record.passed
         else Paragraph(f"{len(failed)} of {len(record.gates)} gates failed.", "bad")
     )
@@ -85,7 +96,7 @@ def _victims(victims: VictimRecord) -> str:
         which = f" (the first of {count(victims.first_of)})"
     else:
         which = "" if victims.is_manifest_set else " (not the victim set of the bundle)"
-    return f"{count(victims.count)} victim images of {victims.source}{which}"
+    return f"{counted(victims.count, 'victim image')} of {victims.source}{which}"
 
 
 def _accuracy_table(record: CheckRecord) -> Table:
@@ -220,7 +231,7 @@ def _float_parity(parity: FloatParity) -> tuple[Cell, ...]:
 def _wire_equality(equality: WireEquality) -> tuple[Cell, ...]:
     result = "equal bit for bit"
     if equality.differing:
-        result = f"{count(equality.differing)} values differ"
+        result = f"not equal: {counted(equality.differing, 'value')}"
     return code(equality.wire), code(equality.float_boundary), text(equality.mode), text(result)
 
 

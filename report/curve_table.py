@@ -40,7 +40,18 @@ def _basis(sweep: Sweep) -> str:
         f"{100 * attack.confidence:g} % bounds: the verdict is about that difference alone. "
         "Re-identified: whose reconstruction is nearest to its own original among all victims', by "
         f"the best attacker.{_named('CONTROLS FAILED, so no verdict', controls)}"
-        f"{_named('Parity gates not met', parity)}"
+        f"{_named('Parity gates not met', parity)}{_faint(sweep)}"
+    )
+
+
+def _faint(sweep: Sweep) -> str:
+    """Name the cuts where FP32 features leak less over the floor than the margin."""
+    cuts = dict.fromkeys(f"`{g.split}`" for g in sweep.groups if g.note is not None)
+    if not cuts:
+        return ""
+    return (
+        f" **At {', '.join(cuts)} FP32 features themselves leak less than the margin over the "
+        "floor: a verdict there says little.**"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from records.manifest import MANIFEST_NAME, Manifest
 from records.parity import CheckRecord
 from records.recipe import Recipe
 from records.training import TrainingRecord
+from report.load_devices import DeviceRecords, is_device_folder, load_device
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class SplitRecords:
     attack: AttackRecord | None
     pictures: tuple[StoredPicture, ...]
     targets: tuple[TargetRecords, ...] = ()
+    devices: tuple[DeviceRecords, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def load_run(folder: Path) -> RunRecords:
     Args:
         folder: holds ``train/training.json`` and, per split, ``bundle/manifest.json``,
             ``check.json``, ``bench.json`` and ``attack/attack.json``, and the same of an emulated
-            target: ``check-TARGET.json`` and so on; each may be missing.
+            target: ``check-TARGET.json`` and so on; each may be missing. A folder with
+            ``device.json``, in it or in a split's, belongs to the split of its bundle.
 
     Raises:
         InputError: the folder is missing or holds no record at all.
@@ -98,7 +101,10 @@ def load_run(folder: Path) -> RunRecords:
         raise InputError(f"run folder {folder} does not exist; make it with edgeveil run")
     training = _optional(folder / "train" / "training.json", TrainingRecord)
     places = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    devices = [load_device(place) for place in places if is_device_folder(place)]
+    places = [place for place in places if not is_device_folder(place)]
     splits = [s for s in map(_load_split, places) if s is not None]
+    splits = _with_devices(folder, splits, devices)
     if training is None and not splits:
         raise InputError(f"{folder} holds no record of a run; make one with edgeveil run")
     return RunRecords(folder, training, tuple(_in_recipe_order(splits)))
@@ -109,13 +115,33 @@ def _load_split(folder: Path) -> SplitRecords | None:
     check = _optional(folder / "check.json", CheckRecord)
     bench = _optional(folder / "bench.json", BenchRecord)
     attack = _optional(folder / "attack" / ATTACK_NAME, AttackRecord)
-    if manifest is None and check is None and bench is None and attack is None:
+    places = sorted(p for p in folder.iterdir() if p.is_dir() and is_device_folder(p))
+    devices = tuple(map(load_device, places))
+    if not devices and manifest is None and check is None and bench is None and attack is None:
         return None
     _refuse_mixture(folder, manifest, check, bench, attack)
     pictures = () if attack is None else _pictures(folder / "attack", attack)
     targets = _targets(folder)
-    _refuse_other_bundles(folder, manifest, targets)
-    return SplitRecords(folder.name, folder, manifest, check, bench, attack, pictures, targets)
+    _refuse_other_bundles(folder, manifest, targets, devices)
+    return SplitRecords(
+        folder.name, folder, manifest, check, bench, attack, pictures, targets, devices
+    )
+
+
+def _with_devices(
+    folder: Path, splits: list[SplitRecords], devices: list[DeviceRecords]
+) -> list[SplitRecords]:
+    """Give the devices beside the splits to the split of their bundle."""
+    for one in devices:
+        found = [s for s in splits if s.manifest and s.manifest.bundle_id == one.device.bundle_id]
+        if not found:
+            raise RecordError(
+                f"{folder / one.name} holds a device's records of bundle "
+                f"{one.device.bundle_id[:12]}, which is not in {folder}"
+            )
+        index = splits.index(found[0])
+        splits[index] = replace(splits[index], devices=(*splits[index].devices, one))
+    return splits
 
 
 def _targets(folder: Path) -> tuple[TargetRecords, ...]:
@@ -132,15 +158,18 @@ def _targets(folder: Path) -> tuple[TargetRecords, ...]:
 
 
 def _refuse_other_bundles(
-    folder: Path, manifest: Manifest | None, targets: tuple[TargetRecords, ...]
+    folder: Path,
+    manifest: Manifest | None,
+    targets: tuple[TargetRecords, ...],
+    devices: tuple[DeviceRecords, ...],
 ) -> None:
     records = [r for t in targets for r in (t.check, t.instructions, t.attack) if r is not None]
-    ids = {record.bundle_id for record in records}
+    ids = {record.bundle_id for record in (*records, *(one.device for one in devices))}
     ids |= set() if manifest is None else {manifest.bundle_id}
     if len(ids) > 1:
         raise RecordError(
-            f"the records of emulated targets in {folder} belong to different bundles; run check, "
-            "bench and attack with --target again"
+            f"the records of targets and devices in {folder} belong to different bundles; run "
+            "check, bench and attack with --target, or device run, again"
         )
 
 

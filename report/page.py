@@ -10,14 +10,15 @@ from report.bench_section import bench_section
 from report.bundle_section import bundle_section
 from report.check_section import check_section
 from report.claims import claims_remarks, claims_table
+from report.device_section import device_sections
 from report.document import Block, Document, Gallery, Section, Table
 from report.load import RunRecords
 from report.provenance_section import (
     machine_section,
     provenance_section,
-    recipe_section,
     training_section,
 )
+from report.reproduce_section import reproduce_section
 from report.target_section import target_sections
 from report.units import count, percent
 from report.wording import lede, split_verdicts
@@ -49,10 +50,11 @@ def _sections(run: RunRecords, relative: dict[Path, str]) -> tuple[Section, ...]
         bench_section(run),
         check_section(run),
         *target_sections(run),
+        *device_sections(run),
         bundle_section(run),
         training_section(run),
         machine_section(run),
-        recipe_section(run),
+        reproduce_section(run),
         provenance_section(run),
     )
 

@@ -1,17 +1,16 @@
-"""Where the figures come from: training, machine, data, recipe, hashes, versions, the command."""
+"""Where the figures come from: training, machine, data, hashes, versions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from records.counted import counted
 from records.machine import MachineRecord
 from records.manifest import DataRecord
 from records.training import TrainingRecord
 from report.document import (
     Block,
     Cell,
-    Code,
-    Heading,
     Paragraph,
     Section,
     Table,
@@ -20,7 +19,6 @@ from report.document import (
     text,
 )
 from report.load import RunRecords
-from report.recipe_text import recipe_toml
 from report.units import NONE, count, interval, number, percent, seconds, size
 
 
@@ -42,27 +40,6 @@ def machine_section(run: RunRecords) -> Section:
     if not blocks:
         blocks.append(Paragraph("The bench was not run: no machine is recorded.", "muted"))
     return Section("machine", "Machine", tuple(blocks))
-
-
-def recipe_section(run: RunRecords) -> Section:
-    """Return the recipe as TOML and the command that makes the run again."""
-    recipe = run.recipe
-    if recipe is None:
-        blocks: tuple[Block, ...] = (Paragraph("No bundle, so no recipe is recorded.", "muted"),)
-        return Section("reproduce", "How to reproduce", blocks)
-    other = [s.split for s in run.splits if s.manifest is not None and s.manifest.recipe != recipe]
-    blocks = (
-        Paragraph("Save the recipe below as recipe.toml, then:"),
-        Code("edgeveil run recipe.toml --out again", "sh"),
-        Paragraph(
-            "The same recipe on the same machine with the same versions and thread count gives "
-            "the same records, timings aside."
-        ),
-        *(Paragraph(f"Another recipe than this one made {name}.", "warn") for name in other),
-        Heading("Recipe"),
-        Code(recipe_toml(recipe), "toml"),
-    )
-    return Section("reproduce", "How to reproduce", blocks)
 
 
 def provenance_section(run: RunRecords) -> Section:
@@ -108,7 +85,7 @@ def _training(record: TrainingRecord) -> Table:
         "Loss, first and last epoch": " → ".join(dict.fromkeys([*losses[:1], *losses[-1:]]))
         or NONE,
         "Top-1 in FP32": top1,
-        "Device": f"{record.device}, {record.threads} thread(s)",
+        "Device": f"{record.device}, {counted(record.threads, 'thread')}",
         "Time": seconds(record.seconds),
     }
     return _facts("The network before it is split", rows)
@@ -203,6 +180,7 @@ def _versions(run: RunRecords) -> tuple[tuple[Cell, ...], ...]:
             stages.append(("bench", records.bench.machine.versions))
         if records.attack is not None:
             stages.append(("attack", records.attack.versions))
+        stages += [("device", one.device.machine.versions) for one in records.devices]
     used: dict[tuple[str, str], dict[str, None]] = {}
     for stage, versions in stages:
         for library, version in versions.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from records.counted import counted
 from records.results import ArtifactFigures, Results, SplitFigures
 from report.units import bit_width
 
@@ -36,8 +37,9 @@ def _basis(split: SplitFigures, results: Results) -> str:
     shape = "×".join(map(str, split.boundary_shape))
     bits = "" if split.wire_bits == 8 else f" at {bit_width(split.wire_bits)}"
     parts = [
-        f"data `{results.data}`, {split.attacker_images:,} attacker images, "
-        f"{split.victims:,} victims, {len(split.attacker_seeds)} attacker seed(s)",
+        f"data `{results.data}`, {counted(split.attacker_images, 'attacker image')}, "
+        f"{counted(split.victims, 'victim')}, "
+        f"{counted(len(split.attacker_seeds), 'attacker seed')}",
         f"boundary {shape}{bits} = {split.wire_bytes:,} bytes sent, image {split.image_bytes:,}",
     ]
     if split.floor_db is not None and split.ceiling_db is not None:
@@ -48,7 +50,22 @@ def _basis(split: SplitFigures, results: Results) -> str:
     if results.machine is not None:
         valid = "" if split.bench_valid else ", INVALID run"
         parts.append(f"latency on {results.machine}{valid}")
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + "." + _faint(split)
+
+
+def _faint(split: SplitFigures) -> str:
+    """Say where FP32 features leak less over the floor than the margin: as the attack's note."""
+    leaks = [
+        artifact.attack.max_leak_db
+        for artifact in split.artifacts
+        if artifact.precision == "fp32" and artifact.attack is not None
+    ]
+    if not leaks or max(leaks) >= split.margin_db:
+        return ""
+    return (
+        f" **FP32 features leak only {max(leaks):.2f} dB over the floor, less than the margin: the "
+        "verdict says little.**"
+    )
 
 
 def _row(artifact: ArtifactFigures, fp32: ArtifactFigures | None, split: SplitFigures) -> str:

@@ -66,6 +66,23 @@ def summary_table(run_folder: Path) -> Table:
     return table
 
 
+def summary_notes(run_folder: Path) -> tuple[str, ...]:
+    """Return what must be said of each split's verdicts, such as that FP32 itself leaks little.
+
+    Args:
+        run_folder: as ``edgeveil run`` leaves it.
+
+    Raises:
+        InputError: there is no record at all.
+        RecordError: a record is malformed, or records of different bundles are mixed.
+    """
+    return tuple(
+        f"{records.split}: {records.attack.note}"
+        for records in load_run(run_folder).splits
+        if records.attack is not None and records.attack.note is not None
+    )
+
+
 def _add_split(table: Table, records: SplitRecords) -> None:
     table.add_row(Text(records.split, style="bold"))
     for name in _names(records):

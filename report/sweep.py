@@ -32,6 +32,7 @@ from report.document import (
 from report.recipe_text import recipe_toml
 from report.units import (
     NONE,
+    bit_width,
     count,
     decibels,
     interval,
@@ -98,7 +99,9 @@ def _facts(sweep: Sweep) -> tuple[tuple[str, str], ...]:
 def _verdicts(sweep: Sweep, split: str) -> SplitVerdicts:
     groups = [g for g in sweep.groups if g.split == split]
     notes = dict.fromkeys(
-        f"{g.boundary_bits} bits, {g.attacker}: {g.note}" for g in groups if g.note is not None
+        f"{bit_width(g.boundary_bits)}, {g.attacker}: {g.note}"
+        for g in groups
+        if g.note is not None
     )
     return SplitVerdicts(
         split=split,
@@ -125,7 +128,7 @@ def _line(sweep: Sweep, group: Group) -> VerdictLine:
             f"Gates failed: {', '.join(sorted({g.name for g in group.failed_gates}))}. {reason}"
         )
     return VerdictLine(
-        artifacts=(f"{group.boundary_bits} bits", group.attacker),
+        artifacts=(bit_width(group.boundary_bits), group.attacker),
         word=group.verdict,
         tone=TONES[group.verdict],
         sentence=reason,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from records.attack import AttackRecord
+from records.counted import counted
 from records.instructions import InstructionRecord, Instructions
 from records.parity import CheckRecord, LsbDifference
 from records.target import SkippedArtifact, TargetRecord
 from report.document import Block, Cell, Heading, Paragraph, Section, Table, code, columns, text
 from report.load import RunRecords, TargetRecords
-from report.units import at_least_percent, count, decibels, number
+from report.units import all_gates, at_least_percent, decibels, number
 
 _CLASSES = ("simd_fp", "dot", "mmla", "widening_multiply", "fmla")
 
@@ -59,12 +60,12 @@ def _check(record: CheckRecord) -> Iterator[Block]:
     if failed:
         yield Paragraph(f"{failed} of {len(record.gates)} gates failed there.", "bad")
     else:
-        yield Paragraph(f"All {len(record.gates)} gates passed there.", "good")
+        yield Paragraph(f"{all_gates(len(record.gates))} passed there.", "good")
     from_eager = {(row.artifact, row.mode): row.lsb for row in record.artifacts}
     yield Table(
         caption=(
-            f"Boundary of {count(record.victims.count)} victims: identical, within 1 LSB, largest "
-            "difference in LSB"
+            f"Boundary of {counted(record.victims.count, 'victim')}: identical, within 1 LSB, "
+            "largest difference in LSB"
         ),
         columns=columns(
             "Artifact",
@@ -136,7 +137,9 @@ def _ratio(ratio: float | None) -> str:
 def _attack(record: AttackRecord) -> Table:
     limits = {gate.artifact: gate.limit for gate in record.drift}
     return Table(
-        caption=f"recon_psnr_db of {count(record.data.victim.count)} victims from outputs there",
+        caption=(
+            f"recon_psnr_db of {counted(record.data.victim.count, 'victim')} from outputs there"
+        ),
         columns=columns(
             "Artifact", "Attacker", ">recon_psnr_db", ">Drift from eager INT8", ">Limit"
         ),

@@ -141,3 +141,8 @@ def as_sentence(value: str) -> str:
     """Return a record's remark with a capital first letter and a full stop."""
     closed = value if value.endswith((".", "!", "?")) else f"{value}."
     return closed[:1].upper() + closed[1:]
+
+
+def all_gates(gates: int) -> str:
+    """Return who passed where every gate did."""
+    return "The only gate" if gates == 1 else f"All {count(gates)} gates"

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Literal
 
+from baseline.cifar import CIFAR100_FOLDER, default_root
+from records.counted import counted
 from records.doctor import DoctorRecord, RuntimeHealth, SourceHealth, VerbHealth
 from records.machine import MachineRecord
 from records.progress import Progress, silent
@@ -77,11 +79,12 @@ _SUFFIXES = {
     "litert": (".tflite", "litert"),
 }
 
-_SOURCES: dict[str, tuple[tuple[str, ...], str]] = {
-    "photos": (("skimage", "PIL"), "embedded in scikit-image's wheel"),
-    "cifar100[:ROOT]": (("torchvision",), "needs the data set in ROOT, or --download"),
-    "npz:FILE": ((), "needs the file"),
-    "folder:DIR": (("PIL",), "needs the folder"),
+#: Data source → the packages that read it.
+_SOURCES: dict[str, tuple[str, ...]] = {
+    "photos": ("skimage", "PIL"),
+    "cifar100[:ROOT]": ("torchvision",),
+    "npz:FILE": (),
+    "folder:DIR": ("PIL",),
 }
 
 
@@ -155,7 +158,7 @@ def follows(machine: MachineRecord) -> tuple[str, ...]:
 def skipped(machine: MachineRecord, runtimes: Sequence[RuntimeHealth]) -> tuple[str, ...]:
     """Return what will be skipped on this machine, each with its reason."""
     found = [
-        f"bench with {n} threads: only {machine.cores} cores may be used"
+        f"bench with {counted(n, 'thread')}: only {counted(machine.cores, 'core')} may be used"
         for n in BenchRecipe().threads
         if n > machine.cores
     ]
@@ -190,10 +193,29 @@ def _kernels(machine: MachineRecord) -> str:
 
 
 def _source(name: str) -> SourceHealth:
-    packages, needs = _SOURCES[name]
-    lacking = missing(packages)
-    detail = needs if not lacking else f"{', '.join(lacking)} not installed"
-    return SourceHealth(source=name, available=not lacking, detail=detail)
+    lacking = missing(_SOURCES[name])
+    if lacking:
+        detail = f"{', '.join(lacking)} not installed"
+        return SourceHealth(source=name, state="no", detail=detail)
+    match name:
+        case "photos":
+            detail = "embedded in scikit-image's wheel"
+            return SourceHealth(source=name, state="ready", detail=detail)
+        case "cifar100[:ROOT]":
+            return _cifar100(name)
+        case "npz:FILE":
+            detail = "your own file with train_x, train_y, test_x, test_y"
+        case _:
+            detail = "your own folder with one folder a class"
+    return SourceHealth(source=name, state="with data", detail=detail)
+
+
+def _cifar100(name: str) -> SourceHealth:
+    root = default_root()
+    if (root / CIFAR100_FOLDER).is_dir():
+        return SourceHealth(source=name, state="ready", detail=f"in {root}")
+    detail = f"not in {root}: --download fetches it there, or ROOT names where it is"
+    return SourceHealth(source=name, state="with --download", detail=detail)
 
 
 def _ask(command: list[str]) -> tuple[bool, str]:

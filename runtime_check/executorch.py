@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import re
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,21 @@ import numpy.typing as npt
 import torch
 
 from export.bundle import Bundle
+from export.executorch_import import quiet_import
 from records.errors import ArtifactError
 from records.manifest import Artifact
 from records.parity import Mode
+from runtime_check.native_stderr import without_remarks
 from runtime_check.runtime import probe, require_input
 
-with warnings.catch_warnings():
-    # It says at import that it is experimental: known, pinned, and kept in this file.
-    warnings.simplefilter("ignore")
+with quiet_import():
     from executorch.runtime import Method, Runtime
+
+#: What it found out about the CPU, which Linux tells on ARM only, and that it did as it was told.
+_REMARKS = re.compile(
+    rb"\[(cpuinfo_utils|threadpool)\.cpp:\d+\] "
+    rb"(Reading file|Failed to open midr file|CPU info and manual query|Resetting threadpool to) "
+)
 
 
 class ExecutorchRuntime:
@@ -67,7 +73,8 @@ def _set_threads(threads: int) -> None:
 
     reset = getattr(portable_lib, "_unsafe_reset_threadpool", None)
     if reset is not None:
-        reset(threads)
+        with without_remarks(_REMARKS):
+            reset(threads)
 
 
 class LoadedProgram:

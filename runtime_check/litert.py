@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from export.bundle import Bundle
 from records.errors import ArtifactError
 from records.manifest import Artifact
 from records.parity import Mode
+from runtime_check.native_stderr import without_remarks
 from runtime_check.runtime import probe, require_input
+
+_REMARKS = re.compile(rb"INFO: Created TensorFlow Lite XNNPACK delegate for CPU\.")
 
 
 class LitertRuntime:
@@ -46,8 +50,9 @@ def load_litert(data: bytes, artifact: Artifact, *, threads: int) -> LoadedInter
         ArtifactError: LiteRT refuses the model.
     """
     try:
-        interpreter = Interpreter(model_content=data, num_threads=threads)
-        interpreter.allocate_tensors()
+        with without_remarks(_REMARKS):
+            interpreter = Interpreter(model_content=data, num_threads=threads)
+            interpreter.allocate_tensors()
     except (RuntimeError, ValueError) as error:
         raise ArtifactError(f"LiteRT cannot load {artifact.name}: {error}") from error
     return LoadedInterpreter(interpreter, artifact)

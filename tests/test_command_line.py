@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 import edgeveil
+from records.recipe import Recipe
 
 ROOT = Path(edgeveil.__file__).parent
 HEAVY = ("torch", "onnxruntime", "onnx", "numpy", "matplotlib", "skimage")
@@ -52,6 +54,40 @@ def test_every_verb_and_option_is_documented(verb: str) -> None:
         if parameter.param_type_name == "option" and not getattr(parameter, "help", None)
     ]
     assert undocumented == []
+
+
+#: Option → section and key of the recipe, where its name is not the key's.
+KEYS = {"data": "data.source", "model": "model.name", "split": "export.splits"}
+#: Without a default to show: a path that must be given, a flag, a list that begins empty.
+WITHOUT = {"export": {"weights"}, "sensitivity": {"weights"}, "train": {"download"}}
+
+
+def _recipes_default(option: str) -> str | None:
+    recipe = Recipe()
+    section, _, key = KEYS.get(option, "").partition(".")
+    for name in (section,) if section else ("train", "export", "model", "data"):
+        value = getattr(getattr(recipe, name), key or option, KEYS)
+        if value is not KEYS and value != ():
+            words = {False: "no", None: "all"}
+            plain = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            return words[value] if value is False or value is None else plain
+    return None
+
+
+@pytest.mark.parametrize("verb", sorted(WITHOUT))
+def test_the_help_shows_the_defaults_that_a_recipe_has(verb: str) -> None:
+    command = edgeveil.group.get_command(None, verb)  # type: ignore[arg-type]
+    assert command is not None
+    checked = 0
+    for option in command.params:
+        default = _recipes_default(str(option.name))
+        if default is None or option.name in WITHOUT[verb]:
+            continue
+        shown = re.search(r"\[default: (.*)\]$", getattr(option, "help", None) or "")
+        assert shown is not None, option.name
+        assert shown[1] == default, option.name
+        checked += 1
+    assert checked >= 7
 
 
 @pytest.mark.parametrize("verb", ["", *sorted(edgeveil.COMMANDS)])

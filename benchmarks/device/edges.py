@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.device.contents import Contents
@@ -50,7 +51,7 @@ def load_edges(contents: Contents, threads: int) -> tuple[list[Edge], list[dict[
         try:
             edges.append(_load(contents, artifact, mode, threads))
         except (ImportError, LookupError) as error:
-            reason = _reason(error, artifact["format"])
+            reason = _reason(error, artifact["file"])
             skipped.append({"artifact": artifact["name"], "reason": reason})
     return edges, skipped
 
@@ -74,7 +75,7 @@ def _load(contents: Contents, artifact: dict[str, Any], mode: str, threads: int)
     return Edge(artifact, mode, model)
 
 
-def _reason(error: Exception, kind: str) -> str:
+def _reason(error: Exception, file: str) -> str:
     if isinstance(error, ImportError):
         return f"{error.name or error} is not installed here"
-    return f"the runner has no runtime for {kind}"
+    return f"a kit has no runner for {Path(file).suffix} files"

@@ -21,6 +21,7 @@ from records.bench import (
     SamplesRecord,
     Skipped,
 )
+from records.counted import counted
 from records.device import KitBench
 from records.errors import RecordError
 from records.hashing import sha256_bytes
@@ -127,7 +128,9 @@ def _skipped(
         *(Skipped(artifact=name, threads=None, reason=reasons[name]) for name in reasons),
         *(
             Skipped(
-                artifact=None, threads=n, reason=f"only {machine.cores} cores may be used there"
+                artifact=None,
+                threads=n,
+                reason=f"only {counted(machine.cores, 'core')} may be used there",
             )
             for n in dict.fromkeys(recipe.threads)
             if n not in measured

@@ -49,6 +49,7 @@ def measure_on_device(
         EdgeveilError: see `run_on_device`.
         RecordError: nothing was measured there.
     """
+    ssh.reach()
     with tempfile.TemporaryDirectory() as work:
         kit = build_kit(bundle, None, Path(work) / "kit.tar.gz", recipe=recipe)
     found = run_on_device(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
+from records.counted import counted
 from records.kit import KitRecord
 
 _TEXT = """# edgeveil kit: {split}
@@ -16,6 +19,11 @@ interleaved, with warm-up), writes its records into `records/` and prints what i
 0 when all is well, 2 when a limit was not met or a measurement is INVALID (throttled, hot,
 disturbed), 1 on an error. `python3 run.py check` or `bench` runs one of the two; `--resume`
 finishes a run that was cut. Nothing is written outside this folder. {note}
+{skipped}"""
+
+_SKIPPED = """
+Skipped by name, in the records too: {names}. A kit has no runner for .pte files, which need
+ExecuTorch's C++ runtime, and .ptl files need torch, which these commands do not install.
 """
 
 
@@ -38,16 +46,24 @@ def readme(kit: KitRecord, folder: str) -> bytes:
     check, note = "", "This kit carries no images: it can be measured only."
     if kit.sample is not None:
         check = (
-            f"runs {kit.sample.count} victims through each .onnx, .ort and .tflite and\n"
+            f"runs {counted(kit.sample.count, 'victim')} through each .onnx, .ort and .tflite and\n"
             "holds the outputs "
             "against those of eager INT8 and of the host that made the kit, "
         )
-        note = f"The kit carries {kit.sample.count} images of {kit.sample.source.split(':')[0]}."
+        images = counted(kit.sample.count, "image")
+        note = f"The kit carries {images} of {kit.sample.source.split(':')[0]}."
     text = _TEXT.format(
         split=kit.split,
         bundle_id=kit.bundle_id,
         commands="".join(f"    {line}\n" for line in device_commands(folder)),
         check=check,
         note=note,
+        skipped=_skipped(kit),
     )
     return text.encode()
+
+
+def _skipped(kit: KitRecord) -> str:
+    names = [PurePosixPath(file).name for file in kit.files]
+    left_out = sorted(name for name in names if name.endswith((".pte", ".ptl")))
+    return _SKIPPED.format(names=", ".join(left_out)) if left_out else ""

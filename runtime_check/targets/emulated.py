@@ -154,7 +154,7 @@ class EmulatedTarget:
         if artifact.format in _CORE:
             return None
         if artifact.format not in _NEEDS:
-            return f"the runner on emulated targets has no runtime for {artifact.format}"
+            return f"there is no runner for {Path(artifact.file).suffix} files on emulated targets"
         part, spoken = _NEEDS[artifact.format]
         if part in self._optional:
             return None

@@ -137,6 +137,16 @@ class Ssh:
         remote = shlex.join(["sh", "-c", script, "sh", *arguments])
         return [*command, "--", self.destination.name, remote]
 
+    def reach(self) -> None:
+        """Connect once and do nothing there: a wrong name shows before the long work here.
+
+        Raises:
+            ConnectionLostError: no connection.
+            DeviceError: it runs no shell.
+            UnsupportedHereError: ssh is not installed here.
+        """
+        self.ask("true")
+
     def ask(self, script: str, *arguments: str, data: bytes = b"", largest: int = 4096) -> bytes:
         """Run a script with ``data`` on its standard input and return what it prints.
 

@@ -96,7 +96,7 @@ class SshTarget:
     def missing(self, artifact: Artifact) -> str | None:
         """Return why an artifact does not run there and what would help, None when it runs."""
         if artifact.format not in runner.FORMATS or artifact.format not in _PACKAGES:
-            return f"the runner on devices has no runtime for {artifact.format}"
+            return f"there is no runner for {Path(artifact.file).suffix} files on devices"
         package = _PACKAGES[artifact.format]
         if package in self._versions:
             return None

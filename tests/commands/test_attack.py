@@ -138,6 +138,19 @@ def test_bad_options_exit_1(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_word_that_there_is_not_is_answered_with_those_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, word, said in (
+        ("--levels", "A0,A9", "A9: levels are A0, A1, A2, A3, A4"),
+        ("--capacities", "small,huge", "huge: capacities are small, medium, large"),
+        ("--controls", "luck", "luck: controls are logits, bits16, none"),
+    ):
+        assert exit_code(monkeypatch, "bundle", option, word) == 1
+        shown = " ".join(capsys.readouterr().err.split())
+        assert f"Invalid value for '{option}': {said}" in shown
+
+
 def test_a_failed_control_exits_2_and_keeps_the_evidence(
     bundle: Bundle,
     tmp_path: Path,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from records.bench import BenchRecord, SamplesRecord
 from records.device import DeviceCheck, DeviceRecord
 from records.hashing import sha256_file
 from records.recipe import BenchRecipe
+from runtime_check.targets.ssh import ssh_missing
 from tests.commands.exit_codes import exit_code_of as exit_code
 from tests.loopback_ssh import Device, loopback
 from tests.runtime_check.tiny_bundle import resealed, tiny_bundle
@@ -155,6 +156,27 @@ def test_a_device_that_cannot_be_reached_exits_1(
     assert exit_code(monkeypatch, "device", "run", "pi@pi", bundle.folder, *options) == 1
     assert "is not ssh://[user@]host[:port]" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(ssh_missing() is not None, reason="ssh is not here")
+def test_no_kit_is_made_for_a_device_that_is_not_there(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*given: object, **options: object) -> NoReturn:
+        pytest.fail("a kit was made before the device was reached")
+
+    monkeypatch.setattr("benchmarks.kit.build.build_kit", fail)
+    monkeypatch.setattr("benchmarks.kit.measure.build_kit", fail)
+    (tmp_path / "config").write_text("Host pi\n  HostName 127.0.0.1\n  Port 1\n")
+    there = ("--ssh-config", tmp_path / "config", "--out")
+    run = ("device", "run", "ssh://pi", bundle.folder, *there, tmp_path / "out")
+    bench = ("bench", bundle.folder, "--target", "ssh://pi", *there, tmp_path / "bench.json")
+    for command in (run, bench):
+        assert exit_code(monkeypatch, *command) == 1
+        assert "no connection to pi" in capsys.readouterr().err
 
 
 def test_every_subcommand_and_option_is_documented() -> None:

@@ -11,7 +11,7 @@ import pytest
 from commands import export_extra
 from records import codec
 from records.doctor import DoctorRecord
-from runtime_check.doctor import VERBS
+from runtime_check.doctor import _SOURCES, VERBS, _source
 
 #: What a core install does not have. An entry of None makes an import fail as if it were absent.
 EXTRA = (
@@ -54,6 +54,25 @@ def test_a_core_install_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -
     for suffix, extra in ((".ptl", "export"), (".pte", "executorch"), (".tflite", "litert")):
         assert f"every {suffix} artifact: " in text
         assert f"pip install '.[{extra}]'" in text
+
+
+def test_a_source_is_ready_only_where_its_images_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def states() -> dict[str, str]:
+        return {name: _source(name).state for name in _SOURCES}
+
+    empty = states()
+    assert empty == {
+        "photos": "ready",
+        "cifar100[:ROOT]": "with --download",
+        "npz:FILE": "with data",
+        "folder:DIR": "with data",
+    }
+    (tmp_path / "edgeveil" / "cifar100" / "cifar-100-python").mkdir(parents=True)
+    assert states() == empty | {"cifar100[:ROOT]": "ready"}
 
 
 def test_without_a_working_onnx_runtime_it_exits_3(tmp_path: Path) -> None:

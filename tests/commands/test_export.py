@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import onnx
 import pytest
 from click.testing import CliRunner, Result
@@ -12,8 +13,9 @@ from safetensors.torch import save_file
 
 from benchmarks.size import artifact_sizes, shipped
 from commands.export import command
+from commands.sensitivity import command as sensitivity
 from export.bundle import load_bundle
-from records.errors import ExportError, OverwriteError
+from records.errors import ExportError, InputError, OverwriteError
 from runtime_check.check import check_bundle
 from runtime_check.victims import victims_for
 from tests.runtime_check.tiny_bundle import SPLIT, write_images
@@ -179,3 +181,23 @@ def test_an_existing_folder_is_refused_before_anything_is_done(tmp_path: Path) -
     result = CliRunner().invoke(command, ["--out", str(tmp_path / "b")])
     assert isinstance(result.exception, OverwriteError)
     assert "--force" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ((), "weights 'scratch' is where a training starts, no file; give --weights FILE, or "),
+        (("--weights", "scratch"), "edgeveil train --out DIR writes DIR/model.safetensors"),
+        (("--weights", "imagenet"), "edgeveil train --weights imagenet --out DIR writes"),
+        (("--weights", "nowhere.safetensors"), "weights 'nowhere.safetensors' is not a file; give"),
+    ],
+)
+@pytest.mark.parametrize("verb", [command, sensitivity])
+def test_weights_that_are_no_file_are_answered_with_the_way_to_them(
+    tmp_path: Path, verb: click.Command, given: tuple[str, ...], says: str
+) -> None:
+    out = str(tmp_path / "b")
+    done = CliRunner().invoke(verb, [*given, "--split", "features.3", "--out", out])
+    assert isinstance(done.exception, InputError)
+    assert says in str(done.exception)
+    assert not (tmp_path / "b").exists()

@@ -27,7 +27,7 @@ def test_the_margin_is_fixed_at_three_db_unless_said_otherwise(tmp_path: Path) -
     ("text", "said"),
     [
         ("x = ", "recipe"),
-        ("[data]\nsuorce = 'photos'\n", "suorce"),
+        ("[data]\nsuorce = 'photos'\n", "data: Object contains unknown field `suorce`"),
         ("[data]\nsource = 'imagenet'\n", "unknown"),
         ("[data]\nsource = 'npz'\n", "needs a path"),
         ("[export]\nsplits = []\n", "splits"),
@@ -48,10 +48,10 @@ def test_the_margin_is_fixed_at_three_db_unless_said_otherwise(tmp_path: Path) -
         ("[attack]\nmargin_db = 0.0\n", "margin_db"),
         ("[attack]\nlevels = ['A1']\n", "A0"),
         ("[attack]\nlevels = ['A9']\n", "A9"),
-        ("[bench]\nruns = 5\n", "runs"),
+        ("[bench]\nruns = 5\n", r"\[bench\] runs: Expected `int` >= 100"),
         ("[bench]\nseconds = 0.1\n", "seconds"),
         ("[model]\nstd = [0.1, 0.1, 0.0]\n", "std"),
-        ("schema = 2\n", "schema"),
+        ("schema = 2\n", "schema: Invalid enum value 2"),
     ],
 )
 def test_a_bad_recipe_is_refused_by_key(tmp_path: Path, text: str, said: str) -> None:

@@ -7,12 +7,13 @@ from msgspec.structs import replace
 
 from records import codec
 from records.errors import InputError, RecordError
-from records.results import ArtifactFigures, Results, SplitFigures
+from records.results import ArtifactFigures, AttackFigures, Results, SplitFigures
 from records.sweep import FailedGate
 from report.curve_table import curve_markdown
 from report.cuts_table import cuts_markdown, within_limits
 from report.place_results import main, place_results, source_mark, table_of
 from report.published import without_folders
+from report.results_table import results_markdown
 from tests.report.sample_sweep import sample_sweep
 
 
@@ -113,6 +114,35 @@ def test_the_curve_has_a_row_a_group_with_its_verdict() -> None:
         assert row.startswith(f"| `{group.split}` | {group.boundary_bits} |")
         assert f"**{group.verdict}**" in row
     assert "all controls green" in table
+
+
+def test_the_curve_names_the_cuts_where_fp32_itself_leaks_little() -> None:
+    sweep = sample_sweep()
+    said = "FP32 features themselves leak less than the margin"
+    assert said not in curve_markdown(sweep)
+    faint = replace(sweep.groups[0], note="FP32 features leak only 1.00 dB")
+    table = curve_markdown(replace(sweep, groups=(faint, *sweep.groups[1:])))
+    assert f"**At `{faint.split}` {said} over the floor: a verdict there says little.**" in table
+
+
+@pytest.mark.parametrize(("leak", "faint"), [(2.9, True), (3.0, False)])
+def test_results_say_where_fp32_itself_leaks_little(leak: float, faint: bool) -> None:
+    (split,) = _results((0.3, -0.1, 0.7), "features.1").splits
+    figures = AttackFigures(
+        recon_psnr_db={"A0": 12.0, "A1": 12.9},
+        max_leak_db=leak,
+        verdict=None,
+        advantage_db=None,
+        lower_db=None,
+        upper_db=None,
+    )
+    artifacts = tuple(
+        replace(one, attack=figures) if one.precision == "fp32" else one for one in split.artifacts
+    )
+    split = replace(split, artifacts=artifacts)
+    table = results_markdown(replace(_results((0.3, -0.1, 0.7)), splits=(split,)))
+    assert ("leak only 2.90 dB over the floor" in table) is faint
+    assert ("says little" in table) is faint
 
 
 def test_a2_s_few_images_do_not_stand_beside_the_means_over_all() -> None:

@@ -15,7 +15,9 @@ def test_every_key_reads_back(tmp_path: Path) -> None:
         name='a "quoted" \\ name',
         data=DataRecipe(source="npz:/data/ä b.npz", victims=2000, attacker_pool="train"),
         model=ModelRecipe(image_size=64, mean=(0.5, 0.25, 1e-7)),
-        export=ExportRecipe(splits=("features.3", "avgpool")),
+        export=ExportRecipe(
+            splits=("features.3", "avgpool"), observers={"features.0": "mse", "mul_1": "fisher"}
+        ),
     )
     path = tmp_path / "recipe.toml"
     path.write_text(recipe_toml(recipe), encoding="utf-8")

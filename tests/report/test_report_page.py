@@ -219,7 +219,7 @@ def test_an_invalid_bench_is_marked_and_concludes_nothing(html_of: HtmlOf) -> No
     sound = "".join(Page(html_of(Sample())).text)
     noisy = "".join(Page(html_of(Sample(valid_bench=False))).text)
     assert "INVALID with" not in sound
-    assert "INVALID with 1, 2 thread(s)" in noisy
+    assert "INVALID with 1 thread, 2 threads" in noisy
     assert "not given" in noisy
     assert "no speed-up shown" not in noisy
 

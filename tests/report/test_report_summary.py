@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from records import attack, bench
-from report.summary import summary_table
+from report.summary import summary_notes, summary_table
 from tests.report.sample_run import INT8, Sample, write_sample_run
 
 
@@ -66,3 +66,10 @@ def test_a_hostile_split_is_not_read_as_markup(tmp_path: Path) -> None:
     console.print(summary_table(tmp_path))
     assert isinstance(console.file, io.StringIO)
     assert "[red]evil" in console.file.getvalue()
+
+
+def test_a_note_of_the_attack_is_said_with_its_split(tmp_path: Path) -> None:
+    write_sample_run(tmp_path / "quiet", Sample())
+    assert summary_notes(tmp_path / "quiet") == ()
+    write_sample_run(tmp_path / "noted", Sample(note="FP32 leaks little"))
+    assert summary_notes(tmp_path / "noted") == ("features.3: FP32 leaks little",)

@@ -11,10 +11,12 @@ import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy.typing as npt
 import pytest
 
 from benchmarks.kit.build import SHIPPED, BuiltKit
+from benchmarks.kit.readme import readme
 from records.errors import BundleError, OverwriteError
 from records.hashing import sha256_bytes, sha256_file
 from tests.benchmarks.kit.kits import quick_kit
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from baseline.datasets import ImageSplits
-    from export.bundle import Bundle
+    from benchmarks.kit.readme import readme
+from export.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[3]
 Made = tuple["Bundle", "ImageSplits", BuiltKit, Path]
@@ -91,6 +94,18 @@ def test_every_file_is_named_with_its_hash(made: Made, tmp_path: Path) -> None:
     text = (root / "README.md").read_text(encoding="utf-8")
     assert all(f"\n    {line}\n" in text for line in made[2].commands)
     assert len(made[2].commands) == 3
+
+
+def test_the_readme_names_what_no_runner_opens(made: Made) -> None:
+    kit = made[2].file.kit
+    with_pte = kit.files | {"bundle/edge_int8.pte": "0" * 64}
+    text = readme(msgspec.structs.replace(kit, files=with_pte), "folder").decode()
+    assert "no runner for .pte" in text
+    assert "edge_int8.pte" in text
+    assert "edge_int8.ptl" in text
+    only_onnx = {name: sha for name, sha in kit.files.items() if not name.endswith(".ptl")}
+    plain = readme(msgspec.structs.replace(kit, files=only_onnx), "folder").decode()
+    assert "Skipped" not in plain
 
 
 def test_an_existing_archive_stays(made: Made, tmp_path: Path) -> None:

@@ -77,10 +77,10 @@ def is_paired(writer: QdqWriter, call: Call, packed: Any) -> bool:
 
 
 def paired_weights(weights: npt.NDArray[np.int8], stride: int) -> npt.NDArray[np.int8]:
-    """Return int8 (O, c, 1, w) as (2 · O, c, 1, w + stride): of the left pixel, then of the right.
+    """Return weights of two pixels, int8 of shape (2 · O, c, 1, w + stride): the left one first.
 
     Args:
-        weights: of a kernel of one row.
+        weights: of a kernel of one row, int8 of shape (O, c, 1, w).
         stride: along the columns.
     """
     rest = ((0, 0),) * 3

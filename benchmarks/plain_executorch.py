@@ -14,8 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+    XNNPACKQuantizer,
+    get_symmetric_quantization_config,
+)
 from executorch.exir import to_edge_transform_and_lower
 from torch import nn
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from export.pte import quiet
 from records.errors import ExportError
@@ -67,13 +72,6 @@ def plain_executorch(edge: nn.Module, images: Images) -> PlainProgram:
 
 
 def _quantized(edge: nn.Module, shown: tuple[torch.Tensor, ...]) -> nn.Module:
-    # Imported here, where it is quiet: torchao logs a warning when it is imported.
-    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-        XNNPACKQuantizer,
-        get_symmetric_quantization_config,
-    )
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-
     quantizer = XNNPACKQuantizer()
     quantizer.set_global(get_symmetric_quantization_config(is_per_channel=True))
     prepared = prepare_pt2e(torch.export.export(edge, (shown[0],)).module(), quantizer)

@@ -107,8 +107,8 @@ def _against_executorch(records: Sequence[ArmComparisonRecord]) -> str:
     images = min(r.calibration_images for r in records if r.executorch)
     basis = (
         "The bundle's best INT8 edge beside ExecuTorch's own export of the same FP32 edge (PT2E, "
-        f"`XNNPACKQuantizer`, static, one scale a channel, {images} of the same calibration "
-        "images)."
+        f"`XNNPACKQuantizer`, static, one scale a channel), calibrated on at least {images} of the "
+        "same images; thousand instructions."
     )
     head = ["cut", "pixels", "CPU", "best", "ExecuTorch's own", "the best", "best / own", "gate"]
     return _table(basis, head, rows, left=4)

@@ -123,7 +123,7 @@ def test_executorch_s_own_export_stands_beside_the_best_edge(
     text = arm_markdown(ArmResults(counts=(), parity=(), attacks=(), comparisons=both))
     row = f"| `features.3` | 64 | cortex-a72 | `edge_int8_tflite` | {cells} |"
     assert text.count(row) == text.count("edge_int8_tflite") == 1
-    assert "10 of the same calibration images" in text
+    assert "at least 10 of the same images" in text
 
 
 def test_the_file_is_placed_between_its_markers(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """An edge as an ExecuTorch program (``.pte``), lowered to XNNPACK, at FX's own scales.
 
-The only module that imports ``executorch`` to write. The batch is 1: a program's memory is planned
-when it is made.
+The only module that imports ``executorch`` to write an artifact. The batch is 1: a program's memory
+is planned when it is made.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def lower(layers: LayerGraph, *, wire: bool) -> PteProgram:
         raise ExportError("an FP32 edge has no wire")
     module = PteModule(layers, wire=wire).eval()
     image = torch.zeros(1, *layers.image.shape)
-    with _quiet():
+    with quiet():
         try:
             with torch.no_grad():
                 exported = torch.export.export(module, (image,), strict=False)
@@ -95,8 +95,8 @@ def _called(graph: fx.Graph) -> list[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the lowering's progress, warnings and logs off the terminal: errors are raised."""
+def quiet() -> Iterator[None]:
+    """Keep a lowering's progress, warnings and logs off the terminal: errors are raised."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""The record of ``benchmarks.arm_comparison``: our INT8 ONNX edge against plain exports of it."""
+"""The record of ``benchmarks.arm_comparison``: our INT8 edges against plain exports of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from records.instructions import ArtifactInstructions, Count, InstructionPart, Ratio
 from records.manifest import Sha256
-from records.target import TargetRecord
+from records.target import SkippedArtifact, TargetRecord
 
 SCHEMA = "edgeveil.arm-comparison/1"
 
@@ -29,12 +29,33 @@ class PlainExport(InstructionPart, frozen=True, kw_only=True):
     saves: bool
 
 
+class ExecutorchExport(InstructionPart, frozen=True, kw_only=True):
+    """ExecuTorch's own INT8 program of the same float edge, and what the bundle has against it.
+
+    Int8 activations, int8 weights with one scale an output channel, static. ``delegates``: parts
+    of the graph that XNNPACK took. ``int8``: every INT8 edge of the bundle with a float boundary
+    that runs on the target. ``best``: the one of them with the fewest instructions. ``ratio``:
+    ``all`` of the best divided by that of ExecuTorch's own; ``not_above``: it is at most 1.
+    """
+
+    tool: str
+    sha256: Sha256
+    file_bytes: Count
+    delegates: Count
+    counted: ArtifactInstructions
+    int8: Annotated[tuple[ArtifactInstructions, ...], Meta(min_length=1)]
+    best: str
+    ratio: Ratio
+    not_above: bool
+
+
 class ArmComparisonRecord(InstructionPart, frozen=True, kw_only=True):
     """Instructions of one inference of one image, one thread, each twice in fresh processes.
 
     ``calibration_images``, ``calibration_sha256``: what the plain exports were calibrated on, the
     bundle's own set. ``fp32``: the float edge in the same runtime. ``least_saving``: the share by
-    which ours must be below every plain export. ``passed``: it is, and all counts are repeatable.
+    which ours must be below every plain ONNX export. ``executorch``: None where ``skipped`` says
+    why. ``passed``: all that was compared holds, and all counts are repeatable.
     """
 
     schema: Literal["edgeveil.arm-comparison/1"] = "edgeveil.arm-comparison/1"
@@ -49,6 +70,8 @@ class ArmComparisonRecord(InstructionPart, frozen=True, kw_only=True):
     ours: ArtifactInstructions
     plain: Annotated[tuple[PlainExport, ...], Meta(min_length=1)]
     least_saving: Annotated[float, Meta(ge=0.0, lt=1.0)]
+    executorch: ExecutorchExport | None = None
+    skipped: tuple[SkippedArtifact, ...] = ()
     note: str
     passed: bool
     started_at: str

@@ -13,7 +13,7 @@ _FORMATS = {"lite": "`.ptl`", "onnx": "`.onnx`", "ort": "`.ort`", "pte": "`.pte`
 
 
 def arm_markdown(results: ArmResults) -> str:
-    """Return Markdown tables: cost, our ONNX beside the plain one, agreement, and privacy.
+    """Return Markdown tables: cost, ours beside plain exports, agreement, and privacy.
 
     Args:
         results: of ``report.arm_results``.
@@ -25,6 +25,7 @@ def arm_markdown(results: ArmResults) -> str:
     tables = (
         _counts(results.counts, cpus),
         _comparisons(results.comparisons),
+        _against_executorch(results.comparisons),
         _parity(results.parity),
         _attacks(results.attacks),
     )
@@ -88,6 +89,29 @@ def _comparisons(records: Sequence[ArmComparisonRecord]) -> str:
     head = ["cut", "pixels", "CPU", "FP32", "ours", "ours / FP32", "plain", "fewer, at least"]
     basis = f"Our QDQ ONNX beside {tools} of the same FP32 edge on the same calibration images."
     return _table(basis, head, rows, left=3)
+
+
+def _against_executorch(records: Sequence[ArmComparisonRecord]) -> str:
+    rows = []
+    for record in records:
+        own = record.executorch
+        if own is None:
+            continue
+        best = next(one for one in own.int8 if one.artifact == own.best)
+        counts = [f"{one.mean.all / 1000:,.0f}" for one in (own.counted, best)]
+        cells = [record.target.name, f"`{own.best}`", *counts, f"{own.ratio:.3f}×"]
+        cells += ["**not above**" if own.not_above else "**ABOVE**"]
+        rows.append([f"`{record.split}`", str(record.input_shape[-1]), *cells])
+    if not rows:
+        return ""
+    images = min(r.calibration_images for r in records if r.executorch)
+    basis = (
+        "The bundle's best INT8 edge beside ExecuTorch's own export of the same FP32 edge (PT2E, "
+        f"`XNNPACKQuantizer`, static, one scale a channel), calibrated on at least {images} of the "
+        "same images; thousand instructions."
+    )
+    head = ["cut", "pixels", "CPU", "best", "ExecuTorch's own", "the best", "best / own", "gate"]
+    return _table(basis, head, rows, left=4)
 
 
 def _parity(rows: Sequence[ArmParity]) -> str:

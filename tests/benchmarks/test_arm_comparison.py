@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import onnxruntime
 import pytest
 
 from benchmarks import arm_comparison
-from benchmarks.arm_comparison import calibration_images, compare
+from benchmarks.against_executorch import OWN, OwnProgram, int8_edges, verdict
+from benchmarks.arm_comparison import calibration_images, compare, failures
 from benchmarks.plain_static import plain_static
 from export.bundle import Bundle
 from records import codec
 from records.arm_comparison import ArmComparisonRecord
 from records.errors import DataError, ExportError, UnsupportedHereError
 from records.recipe import DataRecipe
+from runtime_check import availability
 from runtime_check.targets import open_target
 from tests.benchmarks.test_instructions import counter_file, processes
 from tests.benchmarks.toy_bundle import SIDE, toy_bundle
@@ -117,6 +120,111 @@ def test_a_bundle_without_an_int8_edge_is_unsupported(
         compare(bare, here, images)
 
 
+def own_on_this_machine(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, *, best: int, own: int
+) -> Here:
+    """Return a target on which the only INT8 edge and ExecuTorch's own take so many instructions.
+
+    The runner in C++ is for ARM: another model is loaded in the place of ExecuTorch's own here.
+    """
+    fp32 = bundle.artifact("edge_fp32_onnx")
+    artifact = msgspec.structs.replace(fp32, name=OWN, precision="int8")
+    program = OwnProgram("XNNPACKQuantizer", artifact, bundle.read(fp32), 1)
+    monkeypatch.setattr(arm_comparison, "own_program", lambda *given: program)
+    run = counter_file(9000, best, 2 * best, 2 * best, own)
+    return Here(counted=processes(run, run, subjects=5))
+
+
+@pytest.mark.parametrize(
+    ("best", "own", "passes"),
+    [
+        pytest.param(1000, 1001, True, id="below"),
+        pytest.param(1000, 1000, True, id="equal"),
+        pytest.param(1001, 1000, False, id="above"),
+    ],
+)
+def test_the_gate_of_executorch_s_own_export(
+    best: int,
+    own: int,
+    passes: bool,
+    bundle: Bundle,
+    images: npt.NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with own_on_this_machine(bundle, monkeypatch, best=best, own=own) as here:
+        record = compare(bundle, here, images)
+    assert record.executorch is not None
+    assert record.executorch.counted.mean.all == own
+    assert [one.artifact for one in record.executorch.int8] == ["edge_int8_onnx"]
+    assert record.executorch.best == "edge_int8_onnx"
+    assert record.executorch.ratio == pytest.approx(best / own)
+    assert all(one.saves for one in record.plain)
+    assert record.passed is record.executorch.not_above is passes
+    assert failures(record) == (
+        [] if passes else ["the best edge, edge_int8_onnx, is above ExecuTorch's own export"]
+    )
+
+
+def test_the_cheapest_edge_is_the_best(bundle: Bundle, images: npt.NDArray[np.float32]) -> None:
+    with target(790, 790) as here:
+        ours = compare(bundle, here, images).ours
+    dear, cheap = (
+        msgspec.structs.replace(
+            ours, artifact=name, mean=msgspec.structs.replace(ours.mean, all=count)
+        )
+        for name, count in (("dear", 900), ("cheap", 700))
+    )
+    fp32 = bundle.artifact("edge_fp32_onnx")
+    own = OwnProgram("XNNPACKQuantizer", fp32, b"", 1)
+    found = verdict(own, ours, (dear, cheap))
+    assert (found.best, found.not_above) == ("cheap", True)
+    assert not verdict(own, ours, (dear,)).not_above
+
+
+@pytest.mark.parametrize(
+    ("absent", "lacks", "weights", "reason"),
+    [
+        pytest.param(None, (), None, "--weights", id="no weights"),
+        pytest.param("executorch", (), Path("w"), r"\[executorch\]", id="not installed"),
+        pytest.param(None, ("executorch",), Path("w"), "no executorch here", id="target"),
+    ],
+)
+def test_what_cannot_be_compared_with_executorch_is_named_and_the_rest_runs(
+    absent: str | None,
+    lacks: tuple[str, ...],
+    weights: Path | None,
+    reason: str,
+    bundle: Bundle,
+    images: npt.NDArray[np.float32],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: Any = object()
+    monkeypatch.setattr(availability, "find_spec", lambda name: None if name == absent else found)
+    run = counter_file(5000, 790, 1000, 1100)
+    with Here(lacks, processes(run, run)) as here:
+        record = compare(bundle, here, images, weights=weights)
+    assert record.executorch is None
+    (skipped,) = record.skipped
+    assert skipped.artifact == OWN
+    assert re.search(reason, skipped.reason)
+    assert record.passed
+    assert len(record.plain) == 2
+
+
+def test_an_edge_that_does_not_run_there_is_named(bundle: Bundle) -> None:
+    lite = msgspec.structs.replace(
+        bundle.artifact("edge_int8_onnx"), name="edge_int8_lite", format="torchscript-lite"
+    )
+    artifacts = (*bundle.manifest.artifacts, lite)
+    more = Bundle(bundle.folder, msgspec.structs.replace(bundle.manifest, artifacts=artifacts))
+    with Here(("torchscript-lite",)) as here:
+        kept, skipped = int8_edges(more, here)
+    assert [one.name for one in kept] == ["edge_int8_onnx"]
+    assert [(one.artifact, one.reason) for one in skipped] == [
+        ("edge_int8_lite", "no torchscript-lite here")
+    ]
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> str:
     rng = np.random.default_rng(0)
@@ -156,7 +264,9 @@ def test_the_command_writes_the_record_and_exits_2_where_the_gate_fails(
     out = tmp_path / "comparison.json"
     arguments = [str(bundle.folder), "--target", "cortex-a76", "--out", str(out)]
     assert arm_comparison.main(arguments) == 0
-    assert "ours is 0.790 of it" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "ours is 0.790 of it" in printed
+    assert "skipped executorch_own: it starts from the network itself" in printed
     assert codec.read(out, ArmComparisonRecord).passed
     assert arm_comparison.main([*arguments, "--force"]) == 2
     assert "20% below" in capsys.readouterr().err

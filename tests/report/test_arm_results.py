@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from records import codec
-from records.arm_comparison import ArmComparisonRecord, PlainExport
+from records.arm_comparison import ArmComparisonRecord, ExecutorchExport, PlainExport
 from records.arm_results import ArmResults
 from records.errors import InputError
 from report.arm_results import arm_results, main
@@ -65,6 +65,27 @@ def comparison() -> ArmComparisonRecord:
     )
 
 
+def with_executorch(own: int, best: int) -> ArmComparisonRecord:
+    """Return the comparison with ExecuTorch's own export and two INT8 edges beside it."""
+    record = comparison()
+    edges = (
+        replace(record.ours, artifact="edge_int8_onnx", mean=counts(5_000_000)),
+        replace(record.ours, artifact="edge_int8_tflite", mean=counts(best)),
+    )
+    export = ExecutorchExport(
+        tool="XNNPACKQuantizer",
+        sha256="ef" * 32,
+        file_bytes=10,
+        delegates=1,
+        counted=replace(record.ours, artifact="executorch_own", mean=counts(own)),
+        int8=edges,
+        best="edge_int8_tflite",
+        ratio=best / own,
+        not_above=best <= own,
+    )
+    return replace(record, executorch=export)
+
+
 def test_every_figure_is_of_a_record(tmp_path: Path) -> None:
     found = arm_results(files(tmp_path))
     (count,) = found.counts
@@ -86,6 +107,23 @@ def test_the_tables_quote_them(tmp_path: Path) -> None:
     for attack in (one for one in found.attacks if "_wire_" in one.artifact):
         assert f"| `{attack.artifact}` | {attack.db['A0']:.2f} (" in text
     assert arm_markdown(ArmResults(counts=(), parity=(), attacks=(), comparisons=())) == ""
+
+
+@pytest.mark.parametrize(
+    ("own", "best", "cells"),
+    [
+        (1_128_400, 1_003_600, "1,128 | 1,004 | 0.889× | **not above**"),
+        (1_000_000, 1_100_000, "1,000 | 1,100 | 1.100× | **ABOVE**"),
+    ],
+)
+def test_executorch_s_own_export_stands_beside_the_best_edge(
+    own: int, best: int, cells: str
+) -> None:
+    both = (comparison(), with_executorch(own, best))
+    text = arm_markdown(ArmResults(counts=(), parity=(), attacks=(), comparisons=both))
+    row = f"| `features.3` | 64 | cortex-a72 | `edge_int8_tflite` | {cells} |"
+    assert text.count(row) == text.count("edge_int8_tflite") == 1
+    assert "at least 10 of the same images" in text
 
 
 def test_the_file_is_placed_between_its_markers(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ of its output, the form in which XNNPACK's partitioner takes integer kernels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.layers import Grid, Layer, LayerGraph, Value
+from export.xnnpack_add import add_form
 from records.errors import ExportError
 
 _OFFSET = 128
@@ -79,6 +81,10 @@ class PteModule(nn.Module):
             ones = np.ones((channels, 1, *kernel), np.int8)
             share = np.full(channels, 1 / (kernel[0] * kernel[1]), np.float32)
             self._keep(number, ones, np.zeros(channels, np.float32), share)
+        elif layer.kind == "add":
+            for place, factor in enumerate(add_form(layer).factors):
+                if factor != 1:
+                    self.register_buffer(f"factor_{number}_{place}", torch.full((1,), factor))
         elif layer.kind == "hardsigmoid":
             self.register_buffer(f"three_{number}", torch.full((1,), 3.0))
             self.register_buffer(f"sixth_{number}", torch.full((1,), 1 / 6))
@@ -177,6 +183,21 @@ def _binary(operator: Callable[[Real, Real], Real]) -> Compute:
     return compute
 
 
+def _add(module: PteModule, number: int, layer: Layer, reals: list[Real]) -> Tensor:
+    """Add as integers, or as floats where those alone give FX's integers."""
+    form = add_form(layer)
+    if form.integer:
+        return _integer_add(module, number, layer, reals)
+    first, second = (
+        real if factor == 1 else real * getattr(module, f"factor_{number}_{place}")
+        for place, (real, factor) in enumerate(zip(reals, form.factors, strict=True))
+    )
+    # XNNPACK's partitioner makes an integer sum of dequantize, add, quantize, or of a ReLU between
+    # them. A clamp between them that it does not look through leaves the sum in float, and is
+    # fused into it: it costs nothing.
+    return functional.hardtanh(first + second, 0.0 if layer.relu else -math.inf, math.inf)
+
+
 def _hardsigmoid(module: PteModule, number: int, layer: Layer, reals: list[Real]) -> Tensor:
     """Write clamp(x + 3, 0, 6) / 6: XNNPACK has no hard sigmoid."""
     three, sixth = getattr(module, f"three_{number}"), getattr(module, f"sixth_{number}")
@@ -252,11 +273,13 @@ def _leaky_relu(module: PteModule, number: int, layer: Layer, reals: list[Real])
 
 Compute = Callable[[PteModule, int, Layer, list[Real]], Tensor]
 
+_integer_add = _binary(lambda a, b: a + b)
+
 _COMPUTE: dict[str, Compute] = {
     "quantize": _function(lambda x: x),
     "convolution": _convolution,
     "linear": _linear,
-    "add": _binary(lambda a, b: a + b),
+    "add": _add,
     "mul": _binary(lambda a, b: a * b),
     "clamp": _clamp,
     "hardswish": _function(functional.hardswish),

@@ -22,6 +22,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from export.layers import Grid, Layer, LayerGraph, Value
 from export.tflite_graph import INT8_OFFSET, TensorRef, TfliteGraph
+from export.xnnpack_add import add_form
 from records import files
 from records.errors import ExportError
 
@@ -302,6 +303,30 @@ def _binary(kind: str, options_of: Callable[..., Any]) -> LayerWriter:
     return write
 
 
+def _add(writer: _Writer, layer: Layer) -> None:
+    """ADD of integers, or of floats between DEQUANTIZE and QUANTIZE where those give FX's own."""
+    form = add_form(layer)
+    if form.integer:
+        _integer_add(writer, layer)
+        return
+    name, layout = layer.output.name, writer.layout(*layer.inputs)
+    values = [value for value in layer.inputs if isinstance(value, Value)]
+    reals = []
+    for place, (value, factor) in enumerate(zip(values, form.factors, strict=True)):
+        real = writer.real(writer.get(value, layout), f"{name}_{place}")
+        if factor != 1:
+            inputs = [real, writer.number(f"{name}_factor_{place}", factor, None)]
+            real = writer.float_operator(
+                "MUL", inputs, f"{name}_scaled_{place}", schema.MulOptionsT()
+            )
+        reals.append(real)
+    options = schema.AddOptionsT(fusedActivationFunction=_RELU if layer.relu else 0)
+    total = writer.float_operator("ADD", reals, f"{name}_sum", options)
+    writer.graph.operate(
+        "QUANTIZE", [total], writer.output(layer, layout), schema.QuantizeOptionsT()
+    )
+
+
 def _clamp(writer: _Writer, layer: Layer) -> None:
     """MAXIMUM and MINIMUM with stored bounds, on the stored integers where there are any."""
     layout, grid = writer.layout(layer.source), layer.source.grid
@@ -524,11 +549,13 @@ def _axis(axis: int, layout: Layout) -> int:
 #: Writes one layer.
 LayerWriter = Callable[[_Writer, Layer], None]
 
+_integer_add = _binary("ADD", schema.AddOptionsT)
+
 _WRITERS: dict[str, LayerWriter] = {
     "quantize": _quantize,
     "convolution": _convolution,
     "linear": _linear,
-    "add": _binary("ADD", schema.AddOptionsT),
+    "add": _add,
     "mul": _binary("MUL", schema.MulOptionsT),
     "clamp": _clamp,
     "hardswish": _named("HARD_SWISH", schema.HardSwishOptionsT),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,29 @@ def test_scales_give_xnnpack_the_factor_of_qnnpack() -> None:
     np.testing.assert_array_equal(shipped[before], scales[before])
     np.testing.assert_allclose(shipped, scales, rtol=4e-7)
     assert shipped.dtype == np.float32
+
+
+def test_where_no_scale_gives_the_factor_the_one_with_the_fewest_other_roundings_is_taken() -> None:
+    rng = np.random.default_rng(0)
+    given, step = np.float32(0.0234567), np.float32(0.0412345)
+    scales = rng.uniform(1e-3, 1e-2, 400).astype(np.float32)
+    wanted = (scales * given) * (np.float32(1) / step)
+    shipped = requantizing_scales(scales, float(given), float(step))
+    missed = np.flatnonzero(given * shipped / step != wanted)
+    assert len(missed) > 20
+    better = 0
+    for channel in missed:
+        one = wanted[channel]
+        sums = np.arange(int(255 / one) + 1).astype(np.float32)
+
+        def otherwise(scale: np.float32, one: Any = one, sums: Any = sums) -> int:
+            return int((np.rint(sums * one) != np.rint(sums * (given * scale / step))).sum())
+
+        below, above = (np.nextafter(scales[channel], np.float32(end)) for end in (0, 1))
+        fewest = min(otherwise(s) for s in (scales[channel], below, above))
+        assert otherwise(shipped[channel]) <= fewest
+        better += otherwise(shipped[channel]) < otherwise(scales[channel])
+    assert better > 0
 
 
 class _Softmax(nn.Module):

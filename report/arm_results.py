@@ -1,10 +1,14 @@
-"""``python -m report.arm_results OUT FILE…``: one file of figures from records of ARM targets."""
+"""``python -m report.arm_results OUT FILE…``: one file of figures from records of ARM targets.
+
+Where OUT itself is among the files, what it holds stays, but for what is measured anew.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -18,14 +22,19 @@ from records.manifest import Manifest
 from records.parity import CheckRecord, LsbDifference
 
 _EAGER = "eager_int8"
-_Known = Manifest | InstructionRecord | CheckRecord | AttackRecord | ArmComparisonRecord
+_Known = (
+    Manifest | InstructionRecord | CheckRecord | AttackRecord | ArmComparisonRecord | ArmResults
+)
 _TYPES: dict[str, type[_Known]] = {
     "edgeveil.bundle": Manifest,
     "edgeveil.instructions": InstructionRecord,
     "edgeveil.check": CheckRecord,
     "edgeveil.attack": AttackRecord,
     "edgeveil.arm-comparison": ArmComparisonRecord,
+    "edgeveil.arm-results": ArmResults,
 }
+
+_Row = TypeVar("_Row")
 
 
 class _Named(msgspec.Struct):
@@ -37,7 +46,8 @@ def arm_results(paths: Iterable[Path]) -> ArmResults:
 
     Args:
         paths: records of ``bench``, ``check`` and ``attack`` on emulated targets and of
-            ``benchmarks.arm_comparison``, and the manifest of every bundle that they speak of.
+            ``benchmarks.arm_comparison``, and the manifest of every bundle that they speak of;
+            figures gathered before, which those of the records replace.
 
     Raises:
         InputError: a file is no such record, was made on no target, or its manifest is missing.
@@ -51,20 +61,47 @@ def arm_results(paths: Iterable[Path]) -> ArmResults:
             raise InputError(f"name the manifest.json of the bundle {bundle_id[:16]} too")
         return sizes[bundle_id]
 
+    before = [one for one in found if isinstance(one, ArmResults)]
     counts = [r for r in found if isinstance(r, InstructionRecord)]
     return ArmResults(
-        counts=tuple(ArmCount(image_size=size(r.bundle_id), record=r) for r in counts),
-        parity=tuple(
-            row
-            for record in found
-            if isinstance(record, CheckRecord)
-            for row in _parity(record, size(record.bundle_id))
+        counts=_newest(
+            [row for one in before for row in one.counts],
+            [ArmCount(image_size=size(r.bundle_id), record=r) for r in counts],
+            lambda row: (row.record.split, row.image_size, row.record.target.name),
         ),
-        attacks=tuple(
-            row for record in found if isinstance(record, AttackRecord) for row in _attacks(record)
+        parity=_newest(
+            [row for one in before for row in one.parity],
+            [
+                row
+                for record in found
+                if isinstance(record, CheckRecord)
+                for row in _parity(record, size(record.bundle_id))
+            ],
+            lambda row: (row.split, row.image_size, row.cpu, row.artifact),
         ),
-        comparisons=tuple(r for r in found if isinstance(r, ArmComparisonRecord)),
+        attacks=_newest(
+            [row for one in before for row in one.attacks],
+            [
+                row
+                for record in found
+                if isinstance(record, AttackRecord)
+                for row in _attacks(record)
+            ],
+            lambda row: (row.split, row.cpu, row.artifact),
+        ),
+        comparisons=_newest(
+            [row for one in before for row in one.comparisons],
+            [r for r in found if isinstance(r, ArmComparisonRecord)],
+            lambda row: (row.split, row.input_shape, row.target.name),
+        ),
     )
+
+
+def _newest(
+    before: Iterable[_Row], measured: Iterable[_Row], what: Callable[[_Row], Hashable]
+) -> tuple[_Row, ...]:
+    """Return what was measured, and of what was there before the rest, in its order."""
+    return tuple({what(row): row for row in (*before, *measured)}.values())
 
 
 def _read(path: Path) -> _Known:

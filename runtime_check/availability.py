@@ -1,4 +1,4 @@
-"""Whether the runtime of a format is installed here, asked without importing it."""
+"""Whether an artifact can run here: its runtime is installed, and gives what ARM gives."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from export.bundle import Bundle
 from records.manifest import Artifact, Precision
 from records.target import SkippedArtifact
+from runtime_check.machine import needs_precise_mode
 
 if TYPE_CHECKING:
     from runtime_check.targets.target import Target
@@ -21,12 +22,20 @@ _NEEDS = {
 }
 
 
+_SATURATES = (
+    "this x86 CPU has no VNNI: ONNX Runtime's default INT8 kernels saturate, and its precise mode "
+    "does not reach an .ort file; run it with --target cortex-a76, or on a device"
+)
+
+
 def why_not_here(artifact: Artifact) -> str | None:
-    """Return why an artifact cannot run on this installation, None where it can.
+    """Return why an artifact cannot run rightly on this installation, None where it can.
 
     Args:
         artifact: of any format.
     """
+    if artifact.format == "ort" and artifact.precision == "int8" and needs_precise_mode():
+        return _SATURATES
     needed = _NEEDS.get(artifact.format, {})
     missing = [package for package in needed if find_spec(package) is None]
     if not missing:

@@ -134,6 +134,25 @@ def test_the_file_is_placed_between_its_markers(tmp_path: Path) -> None:
     assert arm_markdown(codec.read(out, ArmResults)) in page.read_text(encoding="utf-8")
 
 
+def test_what_is_measured_anew_replaces_only_itself(tmp_path: Path) -> None:
+    out = tmp_path / "arm.json"
+    records = files(tmp_path)
+    paths = [str(path) for path in records]
+    other = replace(comparison(), split="features.8")
+    old = replace(arm_results(records), comparisons=(comparison(), other))
+    stale = replace(old.counts[0].record, seconds=77.0)
+    old = replace(old, counts=(replace(old.counts[0], record=stale),))
+    codec.write(out, old, replace=True)
+    main([str(out), str(out), *paths])
+    found = codec.read(out, ArmResults)
+    assert found.comparisons == (comparison(), other)
+    assert [row.record for row in found.counts] == [instruction_record()]
+    assert found.attacks == old.attacks
+    # Without the file itself nothing of it is kept.
+    main([str(out), *paths])
+    assert codec.read(out, ArmResults).comparisons == ()
+
+
 def test_what_has_no_arm_figures_is_refused(tmp_path: Path) -> None:
     manifest, check, bench, attack = files(tmp_path)
     with pytest.raises(InputError, match=r"manifest\.json of the bundle"):

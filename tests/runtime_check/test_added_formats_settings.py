@@ -17,6 +17,7 @@ from export.bundle import Bundle, load_bundle
 from records.parity import CheckRecord
 from runtime_check.check import check_bundle
 from runtime_check.gates import failed
+from runtime_check.machine import needs_precise_mode
 from runtime_check.packed_wire import pack, unpack
 from runtime_check.runtime import runtime_for
 from tests.runtime_check.tiny_bundle import SPLIT, tiny_recipe, with_varied_classes, write_images
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
     from baseline.images import ImageSet
 
-#: Format of the recipe → artifact format, for the extras that are installed.
+#: Format of the recipe → artifact format, for the extras that are installed and what runs here.
 ADDED = {
-    "ort": "ort",
+    **({} if needs_precise_mode() else {"ort": "ort"}),
     **({"pte": "executorch"} if find_spec("executorch") else {}),
     **({"tflite": "litert"} if find_spec("ai_edge_litert") else {}),
 }

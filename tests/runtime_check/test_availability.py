@@ -90,6 +90,7 @@ def test_what_a_format_lacks_is_said_with_its_extra(
     absent: set[str], kind: ArtifactFormat, says: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installed = object()
+    monkeypatch.setattr(availability, "needs_precise_mode", lambda: False)
     monkeypatch.setattr(
         availability, "find_spec", lambda name: None if name in absent else installed
     )

@@ -92,19 +92,11 @@ def joined(written: bytes, graph: bytes, profile: bytes) -> tuple[ExecutedNode, 
 
     Raises:
         ArtifactError: one of them cannot be read.
-        UnsupportedHereError: they do not have the same nodes in the same order, or onnx is not
-            installed.
+        UnsupportedHereError: they do not have the same nodes (by name; in the same order where a
+            node has none), or onnx is not installed.
     """
-    nodes, events = _model(graph).graph.node, _kernels(profile)
-    same = len(nodes) == len(events) and all(
-        node.op_type == event.args.op_name and (not node.name or event.name == node.name + _ENDING)
-        for node, event in zip(nodes, events, strict=True)
-    )
-    if not same:
-        raise UnsupportedHereError(
-            f"the optimized graph has {len(nodes)} nodes and the profile {len(events)}, which are "
-            "not the same in the same order; instructions cannot be given to nodes"
-        )
+    events = _kernels(profile)
+    nodes = _in_order(_model(graph).graph.node, events)
     tensors = _tensors(_model(written))
     return tuple(_executed(node, event, tensors) for node, event in zip(nodes, events, strict=True))
 
@@ -121,6 +113,27 @@ def _model(data: bytes) -> Any:
     # protobuf's DecodeError comes from a module that onnx does not export.
     except Exception as error:
         raise ArtifactError(f"the graph cannot be read as ONNX: {error}") from error
+
+
+def _in_order(nodes: Sequence[Any], events: Sequence[_Event]) -> Sequence[Any]:
+    """Return the nodes in the order of the events, which is that of execution."""
+    named = {node.name + _ENDING: node for node in nodes if node.name}
+    if len(named) == len(nodes):
+        found = [named.pop(event.name, None) for event in events]
+    else:
+        found = list(nodes)
+    same = len(found) == len(events) == len(nodes) and all(
+        node is not None
+        and node.op_type == event.args.op_name
+        and (not node.name or event.name == node.name + _ENDING)
+        for node, event in zip(found, events, strict=True)
+    )
+    if not same:
+        raise UnsupportedHereError(
+            f"the optimized graph has {len(nodes)} nodes and the profile {len(events)}, and they "
+            "are not the same; instructions cannot be given to nodes"
+        )
+    return found
 
 
 def _tensors(model: Any) -> dict[str, str]:

@@ -112,6 +112,7 @@ def test_a_node_costs_what_the_graph_costs_more_than_without_it(
     assert 0 < record.between < EXECUTOR * len(record.nodes)
 
     tensors = {node.tensor: number for number, node in enumerate(record.nodes)}
+    # No further: a DequantizeLinear with two readers follows, and loading the cut graph makes two.
     ends = [tensors["stem_0"] + k for k in range(3)]
     whole = _counted_up_to(target, bundle, ends)
     for (a, less), (b, more) in itertools.pairwise(zip(ends, whole, strict=True)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -195,7 +196,9 @@ def _add(module: PteModule, number: int, layer: Layer, reals: list[Real]) -> Ten
     # XNNPACK's partitioner makes an integer sum of dequantize, add, quantize, or of a ReLU between
     # them. A clamp between them that it does not look through leaves the sum in float, and is
     # fused into it: it costs nothing.
-    return functional.hardtanh(first + second, 0.0 if layer.relu else -math.inf, math.inf)
+    total: Any = first + second
+    result: Tensor = functional.hardtanh(total, 0.0 if layer.relu else -math.inf, math.inf)
+    return result
 
 
 def _hardsigmoid(module: PteModule, number: int, layer: Layer, reals: list[Real]) -> Tensor:

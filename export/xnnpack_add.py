@@ -133,7 +133,7 @@ class _Sums:
 
     def _real(self, factors: tuple[float, float], which: Codes | None) -> Reals:
         """Return the sums in steps of the output, before they are rounded."""
-        total = np.float32(0)
+        total = np.zeros(1, np.float32)
         for steps, grid, factor in zip(self._steps, self._grids, factors, strict=True):
             chosen = steps if which is None else steps[which]
             real = chosen.astype(np.float32) * np.float32(grid.scale)

@@ -15,7 +15,13 @@ from records.parity import Mode
 from records.target import TargetRecord
 from runtime_check.targets import parts, runner
 from runtime_check.targets.cpus import Cpu, cpu_named
-from runtime_check.targets.emulator import QEMU, Emulator, find_emulator, install_command
+from runtime_check.targets.emulator import (
+    QEMU,
+    Emulator,
+    build_call_trace,
+    find_emulator,
+    install_command,
+)
 from runtime_check.targets.remote import RemoteRuntime, remote_modes
 from runtime_check.targets.session import Answer, RunnerSession
 from runtime_check.targets.sysroot import PYTHON
@@ -44,12 +50,18 @@ class Guest:
         has = parts.executorch_part().facts(self.root) is not None
         return ("python", "executorch") if has else ("python",)
 
-    def command(self, kind: RunnerKind = "python", counts: Path | None = None) -> list[str]:
+    def command(
+        self,
+        kind: RunnerKind = "python",
+        counts: Path | None = None,
+        plugin: str | None = None,
+    ) -> list[str]:
         """Return a runner's command; ``counts`` loads the instruction counter, which writes there.
 
         Args:
             kind: which runner.
             counts: a new file.
+            plugin: another plugin of qemu and its arguments, as ``-plugin`` takes them.
         """
         prefix = parts.cpu_part(self.cpu, self.root).folder(self.root)
         # The seed is of the random bytes that the guest gets from its kernel when it starts.
@@ -57,6 +69,8 @@ class Guest:
         if counts is not None:
             counter = parts.counter_part().folder(self.root) / "counter.so"
             command += ["-plugin", f"{counter},out={counts}"]
+        if plugin is not None:
+            command += ["-plugin", plugin]
         if kind == "executorch":
             return [*command, str(parts.executorch_part().folder(self.root) / parts.RUNNER)]
         return [*command, str(prefix / PYTHON), str(Path(runner.__file__).resolve())]
@@ -82,16 +96,20 @@ class Guest:
         return variables if bytecode else variables | {"PYTHONDONTWRITEBYTECODE": "1"}
 
     def session(
-        self, kind: RunnerKind = "python", *, counts: Path | None = None, bytecode: bool = False
+        self,
+        kind: RunnerKind = "python",
+        *,
+        counts: Path | None = None,
+        plugin: str | None = None,
+        bytecode: bool = False,
     ) -> RunnerSession:
         """Start a runner.
 
         Raises:
             UnsupportedHereError: the emulator cannot be started.
         """
-        return RunnerSession(
-            self.command(kind, counts), self.environment(bytecode=bytecode), name=self.cpu.name
-        )
+        command = self.command(kind, counts, plugin)
+        return RunnerSession(command, self.environment(bytecode=bytecode), name=self.cpu.name)
 
 
 class EmulatedTarget:
@@ -187,6 +205,26 @@ class EmulatedTarget:
             with contextlib.closing(fresh) as session:
                 session.hello()
                 yield session, counts
+
+    @contextlib.contextmanager
+    def tracing(self, calls: int) -> Iterator[tuple[RunnerSession, Path]]:
+        """Yield a fresh Python runner under ``call_trace.c``, and the file that it writes.
+
+        The plugin is compiled each time: that takes less than a start of the runner.
+
+        Args:
+            calls: how many indirect calls a site must make between two marks, ≥ 1.
+
+        Raises:
+            UnsupportedHereError: there is no C compiler, or the runner does not start.
+        """
+        with tempfile.TemporaryDirectory(prefix="edgeveil-calls-") as folder:
+            library, found = Path(folder) / "call_trace.so", Path(folder) / "calls.txt"
+            build_call_trace(library)
+            fresh = self._guest.session(plugin=f"{library},out={found},calls={calls}")
+            with contextlib.closing(fresh) as session:
+                session.hello()
+                yield session, found
 
     def __enter__(self) -> Self:
         """Return the target itself."""

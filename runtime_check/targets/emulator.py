@@ -14,6 +14,7 @@ QEMU = "qemu-aarch64"
 COMPILER = "cc"
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
 SOURCE = Path(__file__).with_name("counter.c")
+CALL_TRACE_SOURCE = Path(__file__).with_name("call_trace.c")
 RUNNER_SOURCE = Path(__file__).with_name("executorch_runner.cpp")
 #: Program → the Debian packages that bring it.
 SYSTEM_PACKAGES = {
@@ -87,11 +88,16 @@ def build_counter(target: Path) -> None:
     Raises:
         UnsupportedHereError: there is no C compiler, or it refused.
     """
-    compiler = find_compiler()
-    if compiler is None:
-        raise _no_compiler(COMPILER, "C compiler for the instruction counter")
-    command = [compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC"]
-    _compile([*command, str(SOURCE), "-o", str(target)], "the instruction counter")
+    _build_plugin(SOURCE, target, "instruction counter")
+
+
+def build_call_trace(target: Path) -> None:
+    """Compile ``call_trace.c`` into a plugin for qemu.
+
+    Raises:
+        UnsupportedHereError: there is no C compiler, or it refused.
+    """
+    _build_plugin(CALL_TRACE_SOURCE, target, "trace of calls")
 
 
 def build_executorch_runner(package: Path, version: str, target: Path) -> None:
@@ -115,6 +121,14 @@ def build_executorch_runner(package: Path, version: str, target: Path) -> None:
     command += [word for folder in headers for word in ("-isystem", str(folder))]
     command += [str(RUNNER_SOURCE), "-o", str(target), f"-L{package / 'lib'}"]
     _compile([*command, *(f"-l{name}" for name in RUNNER_LIBRARIES)], "the ExecuTorch runner")
+
+
+def _build_plugin(source: Path, target: Path, what: str) -> None:
+    compiler = find_compiler()
+    if compiler is None:
+        raise _no_compiler(COMPILER, f"C compiler for the {what}")
+    command = [compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-shared", "-fPIC"]
+    _compile([*command, str(source), "-o", str(target)], f"the {what}")
 
 
 def _no_compiler(program: str, what: str) -> UnsupportedHereError:

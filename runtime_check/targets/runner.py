@@ -8,7 +8,9 @@ standard input, one after the other, until the input ends:
 
 Requests, by ``do``: ``hello`` (what is here), ``load`` (an artifact's bytes under an ``id``),
 ``run`` (a batch, float32 C order, through an ``id``; the answer is the output, C order), ``count``
-(the same batch several times, with a mark for the instruction counter around each), ``drop``.
+(the same batch several times, with a mark for the instruction counter around each), ``drop``,
+``optimized`` (of an ONNX model's bytes: the answer is the model as the runtime executes it),
+``profile`` (of the same: the answer is the runtime's own profile of one run on zeros).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import io
 import json
 import os
 import platform
+import tempfile
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -36,25 +40,33 @@ class OnnxModel:
 
     def __init__(self, data: bytes, request: dict[str, Any]) -> None:
         """Open a session; ``mode`` as in `records.parity.Mode`."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = request["threads"]
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        if request["mode"] == "optimizations-off":
-            level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-            options.graph_optimization_level = level
-        elif request["mode"] == "precise":
-            options.add_session_config_entry("session.x64quantprecision", "1")
-        self._session = onnxruntime.InferenceSession(
-            data, options, providers=["CPUExecutionProvider"]
-        )
+        self._session = _onnx_session(data, _onnx_options(request))
         self._outputs, self._input = [request["output"]], request["input"]
 
     def run(self, batch: Any) -> Any:
         """Return the output of float32 (N, …) as a numpy array."""
         return self._session.run(self._outputs, {self._input: batch})[0]
+
+
+def _onnx_options(request: dict[str, Any]) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = request["threads"]
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if request["mode"] == "optimizations-off":
+        level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = level
+    elif request["mode"] == "precise":
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def _onnx_session(data: bytes, options: Any) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 class LiteModel:
@@ -135,6 +147,8 @@ class Runner:
             "run": self._run,
             "count": self._count,
             "drop": self._drop,
+            "optimized": _optimized,
+            "profile": _profile,
         }
         return work[request["do"]](request, data)
 
@@ -178,6 +192,25 @@ class Runner:
         finally:
             gc.enable()
         return {}, b""
+
+
+def _optimized(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        options, target = _onnx_options(request), Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(target)
+        _onnx_session(data, options)
+        return {}, target.read_bytes()
+
+
+def _profile(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        options = _onnx_options(request)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        session = _onnx_session(data, options)
+        batch = np.zeros(request["shape"], np.float32)
+        session.run([request["output"]], {request["input"]: batch})
+        return {}, Path(session.end_profiling()).read_bytes()
 
 
 def _batch(request: dict[str, Any], data: bytes) -> Any:

@@ -128,6 +128,19 @@ class SshTarget:
         raise UnsupportedHereError("instructions are counted on emulated targets only")
         yield
 
+    @contextlib.contextmanager
+    def tracing(self, calls: int) -> Iterator[tuple[RunnerSession, Path]]:
+        """Refuse: nothing traces calls on a device.
+
+        Args:
+            calls: any.
+
+        Raises:
+            UnsupportedHereError: always.
+        """
+        raise UnsupportedHereError("calls are traced on emulated targets only")
+        yield
+
     def __enter__(self) -> Self:
         """Return the target itself."""
         return self

@@ -43,6 +43,16 @@ class Target(Protocol):
             UnsupportedHereError: nothing counts instructions there, or it does not start.
         """
 
+    def tracing(self, calls: int) -> AbstractContextManager[tuple[RunnerSession, Path]]:
+        """Yield a fresh Python runner under the trace of calls, and the file that it writes.
+
+        Args:
+            calls: how many indirect calls a site must make between two marks, ≥ 1.
+
+        Raises:
+            UnsupportedHereError: nothing traces calls there, or it does not start.
+        """
+
     def __enter__(self) -> Self:
         """Return the target itself."""
 

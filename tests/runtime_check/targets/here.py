@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
@@ -34,15 +36,21 @@ def marks(*totals: int) -> str:
 
 
 class Here:
-    """See `runtime_check.targets.target.Target`; ``lacks``: formats that it does not run."""
+    """See `runtime_check.targets.target.Target`; ``lacks``: formats that it does not run.
+
+    ``traced``: what the trace of calls will have written.
+    """
 
     emulated = True
 
-    def __init__(self, lacks: tuple[str, ...] = (), counted: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, lacks: tuple[str, ...] = (), counted: tuple[str, ...] = (), traced: str = ""
+    ) -> None:
         self.session = session()
         self._lacks = lacks
         #: What the instruction counter of each process in turn will have written.
         self._counted = list(counted)
+        self._traced = traced
         hello = self.session.hello()
         self.record = TargetRecord(
             name="here",
@@ -69,21 +77,23 @@ class Here:
     def runtime(self, artifact: Artifact, mode: Mode | None = None) -> Runtime:
         return RemoteRuntime(self.session, artifact.format, mode or self.modes(artifact)[0])
 
-    @contextlib.contextmanager
-    def counting(self, artifact_format: str) -> Iterator[tuple[RunnerSession, Path]]:
-        import tempfile
+    def counting(self, artifact_format: str) -> AbstractContextManager[tuple[RunnerSession, Path]]:
+        return _fresh(self._counted.pop(0))
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "counts.txt"
-            path.write_text(self._counted.pop(0), encoding="ascii")
-            fresh = session()
-            try:
-                yield fresh, path
-            finally:
-                fresh.close()
+    def tracing(self, calls: int) -> AbstractContextManager[tuple[RunnerSession, Path]]:
+        return _fresh(self._traced)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *caught: object) -> None:
         self.session.close()
+
+
+@contextlib.contextmanager
+def _fresh(written: str) -> Iterator[tuple[RunnerSession, Path]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "written.txt"
+        path.write_text(written, encoding="ascii")
+        with contextlib.closing(session()) as one:
+            yield one, path

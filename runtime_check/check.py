@@ -360,7 +360,8 @@ def _operators(
         rows = (row for row in found.rows if row.runtime == runtime and row.artifact in missed)
         row = next(rows, None)
         if row is not None and row.lsb is not None:
-            worst = [one.index for one in row.lsb.worst]
+            # Where no value differs, any image tells as much.
+            worst = [one.index for one in row.lsb.worst] or [0]
             batch = preprocess(images.images[worst], check.bundle.manifest.preprocessing)
             differences += operator_differences(check.bundle, runtime, batch, progress)
     return tuple(differences)

@@ -135,7 +135,9 @@ def test_attack(target: EmulatedTarget, tiny: Tiny, tmp_path: Path) -> None:
     record = attack_bundle(bundle, splits, recipe, tmp_path / "cache", None, target=target)
     assert record.target == target.record
     drift = [g for g in record.drift if g.name in ("export_drift_A0", "export_drift_A1")]
-    assert len(drift) == 2 * len(bundle.edges("int8"))
+    left_out = {skip.artifact for skip in record.skipped}
+    ran = [a for a in bundle.edges("int8") if a.name not in left_out]
+    assert len(drift) == 2 * len(ran) >= 10
     assert not [g for g in failed_gates(record) if g.name.startswith("export_drift")]
 
 

@@ -33,7 +33,7 @@ from records.instructions import NOTE, ArtifactInstructions
 from records.manifest import Artifact, Manifest
 from records.progress import Progress, silent
 from records.target import SkippedArtifact
-from runtime_check.targets.open_target import opened
+from runtime_check.targets.open_target import opened_emulated
 from runtime_check.targets.target import Target
 
 #: By so much ours must be below each plain export.
@@ -246,9 +246,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         bundle = load_bundle(options.bundle)
         images = calibration_images(bundle.manifest, options.data)
-        with opened(options.target, options.target_cache) as target:
-            if target is None or not target.emulated:
-                raise UnsupportedHereError("instructions are counted on emulated targets only")
+        with opened_emulated(options.target, options.target_cache) as target:
             record = compare(bundle, target, images, weights=options.weights)
         if options.out is not None:
             codec.write(options.out, record, replace=options.force)

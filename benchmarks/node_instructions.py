@@ -30,7 +30,7 @@ from records.node_instructions import (
 from runtime_check.targets.call_trace import Call, TracedRun, parse_trace
 from runtime_check.targets.counters import differences, median_counts, parse_marks
 from runtime_check.targets.executed_graph import ExecutedNode, executed_nodes
-from runtime_check.targets.open_target import opened
+from runtime_check.targets.open_target import opened_emulated
 from runtime_check.targets.remote import send
 from runtime_check.targets.session import RunnerSession
 from runtime_check.targets.target import Target
@@ -255,9 +255,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         bundle = load_bundle(options.bundle)
-        with opened(options.target, options.target_cache) as target:
-            if target is None or not target.emulated:
-                raise UnsupportedHereError("instructions are counted on emulated targets only")
+        with opened_emulated(options.target, options.target_cache) as target:
             record = count_nodes(bundle, target, options.artifact)
         if options.out is not None:
             codec.write(options.out, record, replace=options.force)

@@ -48,10 +48,12 @@ def reshaped(writer: QdqWriter, node: fx.Node, name: str, shape: tuple[int, ...]
 def flatten_pixel(writer: QdqWriter, node: fx.Node) -> None:
     """Make a node's stored (N, features, 1, 1) the (N, features) that it is in torch.
 
-    What it was is remembered: what reads it pixel by pixel needs no reshape.
+    What it was is remembered: what reads it pixel by pixel needs no reshape. Its channels come last
+    first, as they do in ONNX Runtime's integer kernels: its own transpose back goes with this one.
     """
     pixel, shape = writer.stored(node), writer.shape(node)
-    flat = reshaped(writer, node, pixel, shape)
+    last = writer.graph.node("Transpose", [pixel], perm=[0, 2, 3, 1])
+    flat = reshaped(writer, node, last, shape)
     writer.note_reshape(flat, pixel, (*shape, 1, 1))
     writer.put_stored(node, flat)
 

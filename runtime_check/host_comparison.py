@@ -68,12 +68,17 @@ def compared_with_host(
         wire: scale and zero point of both.
     """
     known = {(one.artifact.name, one.loaded.mode): one for one in there}
+    shipped: dict[str, Mode] = {}
+    for one in there:
+        if one.loaded.mode != "optimizations-off":
+            shipped.setdefault(one.artifact.name, one.loaded.mode)
     return tuple(
         HostComparison(known[one.artifact.name, mode], one, wire)
         for one in here
-        if (one.artifact.name, mode := _counterpart(one.loaded.mode)) in known
+        if (mode := _counterpart(one, shipped)) and (one.artifact.name, mode) in known
     )
 
 
-def _counterpart(mode: Mode) -> Mode:
-    return "default" if mode == "precise" else mode
+def _counterpart(here: Int8Pass, shipped: Mapping[str, Mode]) -> Mode | None:
+    mode = here.loaded.mode
+    return mode if mode == "optimizations-off" else shipped.get(here.artifact.name)

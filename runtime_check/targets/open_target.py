@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from records.errors import InputError
+from records.errors import InputError, UnsupportedHereError
 from runtime_check.targets.cache import cache_root
 from runtime_check.targets.cpus import CPUS
 from runtime_check.targets.emulated import EmulatedTarget
@@ -53,6 +53,25 @@ def opened(
             f"--target {name!r} is none of {', '.join((HOST, *CPUS))}, ssh://[user@]host[:port]"
         )
     with EmulatedTarget(name, cache_root(cache)) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def opened_emulated(name: str, cache: Path | None = None) -> Iterator[Target]:
+    """Yield a started target that counts instructions; end it when the block is left.
+
+    Args:
+        name: of an emulated CPU.
+        cache: of emulated targets; None takes `cache_root`'s.
+
+    Raises:
+        InputError: there is no such target.
+        ConnectionLostError: no connection to the device.
+        UnsupportedHereError: it counts no instructions, or cannot run here.
+    """
+    with opened(name, cache) as target:
+        if target is None or not target.emulated:
+            raise UnsupportedHereError("instructions are counted on emulated targets only")
         yield target
 
 

@@ -22,9 +22,10 @@ _NEEDS = {
 }
 
 
-_SATURATES = (
+#: Why an INT8 ``.ort`` does not run on an x86 CPU without VNNI.
+ORT_SATURATES = (
     "this x86 CPU has no VNNI: ONNX Runtime's default INT8 kernels saturate, and its precise mode "
-    "does not reach an .ort file; run it with --target cortex-a76, or on a device"
+    "does not reach an .ort file; run it with --target cortex-a76, or on an ARM device"
 )
 
 
@@ -35,7 +36,7 @@ def why_not_here(artifact: Artifact) -> str | None:
         artifact: of any format.
     """
     if artifact.format == "ort" and artifact.precision == "int8" and needs_precise_mode():
-        return _SATURATES
+        return ORT_SATURATES
     needed = _NEEDS.get(artifact.format, {})
     missing = [package for package in needed if find_spec(package) is None]
     if not missing:

@@ -11,6 +11,7 @@ from records.errors import UnsupportedHereError
 from records.manifest import Artifact
 from records.parity import Mode
 from records.target import TargetRecord
+from runtime_check.availability import ORT_SATURATES
 from runtime_check.machine import ISA_FLAGS, VNNI_FLAGS, X86, parse_cpu_model, parse_flags
 from runtime_check.targets import runner
 from runtime_check.targets.remote import RemoteRuntime, remote_modes
@@ -97,6 +98,8 @@ class SshTarget:
         """Return why an artifact does not run there and what would help, None when it runs."""
         if artifact.format not in runner.FORMATS or artifact.format not in _PACKAGES:
             return f"there is no runner for {Path(artifact.file).suffix} files on devices"
+        if self._precise and artifact.format == "ort" and artifact.precision == "int8":
+            return ORT_SATURATES
         package = _PACKAGES[artifact.format]
         if package in self._versions:
             return None

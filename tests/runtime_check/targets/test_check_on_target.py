@@ -18,7 +18,7 @@ from records.codec import without_timings
 from records.errors import ArtifactError, UnsupportedHereError
 from runtime_check.check import check_bundle
 from runtime_check.gates import failed
-from runtime_check.machine import needs_precise_mode
+from runtime_check.machine import is_x86, needs_precise_mode
 from runtime_check.targets import runner
 from runtime_check.targets.target import Target
 from tests.runtime_check.targets.here import Here
@@ -41,8 +41,13 @@ if TYPE_CHECKING:
     from runtime_check.runtime import LoadedArtifact, Runtime
 
 
-#: Those that ``runner.py`` runs, of which this installation has the runtime.
-FORMATS = ("ptl", "onnx", "ort", *(["tflite"] if find_spec("ai_edge_litert") else []))
+#: Those that ``runner.py`` runs, of which this installation has the runtime, and that run rightly on
+#: this CPU.
+FORMATS = (
+    *("ptl", "onnx"),
+    *(() if needs_precise_mode() else ("ort",)),
+    *(("tflite",) if find_spec("ai_edge_litert") else ()),
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +66,11 @@ def here() -> Iterator[Here]:
         yield target
 
 
-#: The stand-in target is this CPU, and a target takes ONNX Runtime's default mode.
-exact_here = pytest.mark.skipif(
-    needs_precise_mode(), reason="ONNX Runtime's default INT8 kernels saturate on this CPU"
-)
-
-
 def test_the_fake_target_keeps_the_protocol(here: Here) -> None:
     target: Target = here
     assert target.emulated
 
 
-@exact_here
 def test_what_runs_there_is_judged_as_what_runs_here(
     tiny: tuple[Bundle, ImageSplits], here: Here
 ) -> None:
@@ -87,7 +85,6 @@ def test_what_runs_there_is_judged_as_what_runs_here(
         assert row.accuracy == mine[row.artifact, row.mode].accuracy
 
 
-@exact_here
 def test_the_host_stands_beside_it(tiny: tuple[Bundle, ImageSplits], here: Here) -> None:
     bundle, splits = tiny
     record = check_bundle(bundle, splits.victim, target=here)
@@ -104,6 +101,34 @@ def test_the_host_stands_beside_it(tiny: tuple[Bundle, ImageSplits], here: Here)
     assert {g.artifact for g in gates} == {a.name for a in bundle.edges("fp32")}
     exact = {g.artifact for g in record.gates if g.name == "target_max_lsb_from_host"}
     assert exact == {"edge_int8_lite", "edge_int8_wire_lite"}
+
+
+@dataclass(frozen=True)
+class _Precise:
+    """A target that ships ONNX Runtime's precise mode, as a device on x86 without VNNI does."""
+
+    here: Here
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.here, name)
+
+    def modes(self, artifact: Artifact) -> tuple[Mode, ...]:
+        modes = self.here.modes(artifact)
+        return ("precise", *modes[1:]) if len(modes) > 1 else modes
+
+
+@pytest.mark.skipif(not is_x86(), reason="the precise mode is of x86")
+def test_every_mode_of_the_host_stands_beside_a_precise_target(
+    tiny: tuple[Bundle, ImageSplits], here: Here
+) -> None:
+    bundle, splits = tiny
+    record = check_bundle(bundle, splits.victim.take(np.arange(8)), target=_Precise(here))
+    modes = {(r.mode, r.host_mode) for r in record.host if r.artifact == "edge_int8_onnx"}
+    assert modes == {
+        ("precise", "precise"),
+        ("precise", "default"),
+        ("optimizations-off", "optimizations-off"),
+    }
 
 
 def test_a_wrong_artifact_fails_there_too(
@@ -125,7 +150,6 @@ def test_a_wrong_artifact_fails_there_too(
     assert evidence.exists()
 
 
-@exact_here
 def test_what_does_not_run_there_is_listed(tiny: tuple[Bundle, ImageSplits]) -> None:
     bundle, splits = tiny
     with Here(lacks=("torchscript-lite",)) as target:
@@ -157,7 +181,6 @@ def test_an_output_that_is_not_the_manifests_is_refused(
         check_bundle(bad, splits.victim, target=here)
 
 
-@exact_here
 def test_an_attack_on_outputs_of_the_target(
     tiny: tuple[Bundle, ImageSplits], here: Here, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from records.errors import ArtifactError, UnsupportedHereError
 from runtime_check.check import check_bundle
 from runtime_check.gates import failed
+from runtime_check.machine import needs_precise_mode
 from runtime_check.ort import ort_mode
 from runtime_check.targets.open_target import default_limit, opened
 from tests.loopback_ssh import Device, loopback
@@ -41,6 +43,8 @@ def test_a_check_on_a_device(
         record = check_bundle(bundle, splits.victim.take(np.arange(50)), target=target)
         with pytest.raises(UnsupportedHereError), target.counting("onnx"):
             pass
+        mobile = msgspec.structs.replace(bundle.artifact("edge_int8_onnx"), format="ort")
+        assert (target.missing(mobile) is None) is not needs_precise_mode()
     assert failed(record.gates) == ()
     assert record.target is not None
     assert (record.target.kind, record.target.name) == ("device", device.url)

@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from runtime_check.runtime import LoadedArtifact, Runtime
 
 
-#: Those that ``runner.py`` runs, of which this installation has the runtime, and that run rightly on
-#: this CPU.
+#: Those that ``runner.py`` runs, with a runtime of this installation, and rightly on this CPU.
 FORMATS = (
     *("ptl", "onnx"),
     *(() if needs_precise_mode() else ("ort",)),

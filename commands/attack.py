@@ -252,7 +252,16 @@ def _failure(record: AttackRecord, folder: Path) -> str:
         of = "" if gate.artifact is None else f" of {gate.artifact}"
         is_not = f"is {gate.measured:.3f} {gate.unit}, must be {gate.relation} {gate.limit:g}"
         parts.append(f"{gate.name}{of} {is_not}")
-    return f"no verdict: {'; '.join(parts)}; evidence in {folder}"
+    return f"no verdict{_voided(record)}: {'; '.join(parts)}; evidence in {folder}"
+
+
+def _voided(record: AttackRecord) -> str:
+    """Name the artifacts without a verdict where others have one: drift voids only its own."""
+    if any(not gate.passed for gate in record.controls.gates):
+        return ""
+    drifted = {gate.artifact for gate in record.drift if not gate.passed}
+    names = [one.artifact for one in record.verdicts if one.artifact in drifted]
+    return "" if len(names) == len(record.verdicts) else f" on {', '.join(names)}"
 
 
 def _print_record(record: AttackRecord, folder: Path) -> None:

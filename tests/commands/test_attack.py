@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from records import codec
 from records.attack import AttackRecord
 from records.codec import without_timings
 from records.recipe import AttackRecipe
 from tests.commands.exit_codes import exit_code_of
-from tests.runtime_check.tiny_bundle import resealed, tiny_bundle
+from tests.runtime_check.tiny_bundle import edited_onnx, resealed, tiny_bundle
 
 if TYPE_CHECKING:
     from torch import nn
@@ -166,6 +169,28 @@ def test_a_failed_control_exits_2_and_keeps_the_evidence(
         with_attack(bundle, sealed)
     assert code == 2
     captured = capsys.readouterr()
-    assert "ceiling" in captured.err
+    assert "no verdict: ceiling" in captured.err
     assert captured.out.startswith("INCONCLUSIVE")
     assert not codec.read(out / "attack.json", AttackRecord).passed
+
+
+def test_drift_of_one_artifact_voids_only_its_verdict(
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = "edge_int8_onnx"
+
+    def without_its_largest_weights(model: onnx.ModelProto) -> None:
+        largest = max(model.graph.initializer, key=lambda tensor: math.prod(tensor.dims))
+        values = numpy_helper.to_array(largest)
+        largest.CopyFrom(numpy_helper.from_array(np.ones_like(values), largest.name))
+
+    bad = edited_onnx(bundle, tmp_path / "bad", name, without_its_largest_weights)
+    given = (bad.folder, "--out", tmp_path / "out", "--levels", "A0,A1", "--controls", "none")
+    assert exit_code(monkeypatch, *given) == 2
+    assert f"no verdict on {name}: export_drift_A" in capsys.readouterr().err
+    verdicts = codec.read(tmp_path / "out" / "attack.json", AttackRecord).verdicts
+    voided = {one.artifact for one in verdicts if one.reason.startswith("no verdict")}
+    assert voided == {name} < {one.artifact for one in verdicts}

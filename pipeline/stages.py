@@ -21,6 +21,7 @@ from records import codec, files
 from records.hashing import sha256_file
 from records.progress import Progress
 from records.recipe import Recipe
+from report.load import record_files
 from report.write import write_report
 from runtime_check.check import check_bundle
 
@@ -202,14 +203,8 @@ def _attack_stage(run: _Run, split: str) -> Stage:
 
 
 def _report_stage(run: _Run) -> Stage:
-    names = ["train/training.json"]
-    for split in run.recipe.export.splits:
-        names += [
-            f"{split}/{name}"
-            for name in ("bundle/manifest.json", "check.json", "bench.json", "attack/attack.json")
-            # A run that goes no further may still lie in a folder where one did.
-            if (run.folder / split / name).is_file()
-        ]
+    # Whatever lies there: also what check, bench and attack on targets and devices left since.
+    files_read = {p.relative_to(run.folder).as_posix(): p for p in record_files(run.folder)}
 
     def work() -> bool:
         write_report(run.folder, run.folder / "report", replace=True)
@@ -217,7 +212,7 @@ def _report_stage(run: _Run) -> Stage:
 
     return Stage(
         name="report",
-        inputs={name: sha256_file(run.folder / name) for name in names},
+        inputs={name: sha256_file(path) for name, path in files_read.items()},
         outputs=("report",),
         work=work,
     )

@@ -26,6 +26,13 @@ T = TypeVar("T")
 MAX_PICTURE_BYTES = 32 * 1024 * 1024
 _PICTURE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,90}\.png")
 _TARGET_RECORD = re.compile(r"(?:check-|bench-|attack-)(cortex-a[0-9]{2})(?:\.json)?")
+_RECORDS = (
+    "train/training.json",
+    *(f"*/{name}" for name in ("bundle/manifest.json", "check.json", "bench.json")),
+    *(f"*/{name}" for name in ("attack/attack.json", "device.json")),
+    *(f"*/{name}" for name in ("check-*.json", "bench-*.json", "attack-*/attack.json")),
+    *(f"*/*/{name}.json" for name in ("device", "check", "bench")),
+)
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -81,6 +88,16 @@ class RunRecords:
     def recipe(self) -> Recipe | None:
         """The recipe sealed in the first bundle, or None where there is no bundle."""
         return next((s.manifest.recipe for s in self.splits if s.manifest is not None), None)
+
+
+def record_files(folder: Path) -> tuple[Path, ...]:
+    """Return the record files of a run folder that decide its report, sorted.
+
+    Args:
+        folder: a run folder; records of targets and devices count too.
+    """
+    found = {path for pattern in _RECORDS for path in folder.glob(pattern) if path.is_file()}
+    return tuple(sorted(p for p in found if not p.relative_to(folder).parts[0].startswith(".")))
 
 
 def load_run(folder: Path) -> RunRecords:

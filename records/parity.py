@@ -243,9 +243,9 @@ class CheckRecord(Part, frozen=True, kw_only=True):
     ``target``: where the artifacts ran, None for this process. Eager INT8 and the server half
     always run on the host. On a target, ``ort`` speaks of the target, ``host`` compares with the
     host, and ``host_fp32`` holds the FP32 edges against the host's. ``skipped`` names what did not
-    run there, or, without a target, whose runtime is not installed here. ``operators``: where
-    ``share_within_2_lsb`` failed here, the operators that the runtime computes otherwise on the
-    worst images.
+    run there, or, without a target, whose runtime is not installed here. ``operators``: where a
+    value of ``.tflite`` is more than 2 LSB off, or ``share_within_2_lsb`` failed here, the
+    operators that the runtime computes otherwise on the worst images, on this host.
     """
 
     schema: Literal["edgeveil.check/1"] = "edgeveil.check/1"

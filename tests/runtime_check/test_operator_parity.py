@@ -86,7 +86,19 @@ def test_a_wrong_operator_comes_first(exported: Exported, monkeypatch: pytest.Mo
     assert found[0].differing / found[0].values > 0.5
 
 
-def test_the_check_names_operators_only_where_the_gate_is_missed(
+def test_the_check_names_operators_behind_values_that_are_far_off(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, splits = exported
+    wrong_weights(monkeypatch)
+    assert check_bundle(bundle, splits.victim).operators == ()
+    monkeypatch.setattr("runtime_check.check._NEAR_LSB", -1)
+    record = check_bundle(bundle, splits.victim)
+    assert record.passed
+    assert WRONG in record.operators[0].operator
+
+
+def test_the_check_names_operators_where_the_gate_is_missed(
     exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, splits = exported

@@ -24,7 +24,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/edgeveil run $(RECIPE) --out $(OUT)
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 arm: $(VENV)/.installed
 	$(VENV)/bin/edgeveil target prepare cortex-a72 --with lite --with executorch --with litert $(ARM_ARGS)

@@ -24,8 +24,9 @@ class ArmParity(InstructionPart, frozen=True, kw_only=True):
     """One INT8 artifact on one CPU, in the mode of its shipping, and the same file on the host.
 
     Shares are of the boundary's values. ``within_1_lsb``, ``within_2_lsb``, ``max_lsb``: against
-    eager INT8. ``as_host``: identical to the host's outputs in the same mode. ``host``: by the
-    host's mode, the share within 1 LSB of eager INT8.
+    eager INT8. ``as_host``: identical to the host's outputs in the mode that is right there; None
+    where the host does not run the file rightly. ``host``: by the host's mode, the share within
+    1 LSB of eager INT8.
     """
 
     split: str
@@ -36,7 +37,7 @@ class ArmParity(InstructionPart, frozen=True, kw_only=True):
     within_1_lsb: Share
     within_2_lsb: Share
     max_lsb: Count
-    as_host: Share
+    as_host: Share | None
     host: dict[Mode, Share]
 
 

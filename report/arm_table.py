@@ -128,8 +128,8 @@ def _parity(rows: Sequence[ArmParity]) -> str:
             f"{100 * row.within_1_lsb:.2f} %",
             f"{100 * row.within_2_lsb:.3f} %",
             str(row.max_lsb),
-            f"{100 * row.as_host:.2f} %",
-            ", ".join(f"{mode} {100 * share:.2f} %" for mode, share in row.host.items()),
+            "–" if row.as_host is None else f"{100 * row.as_host:.2f} %",
+            ", ".join(f"{mode} {100 * share:.2f} %" for mode, share in row.host.items()) or "–",
         ]
         for row in sent
     ]

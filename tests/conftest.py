@@ -19,6 +19,12 @@ settings.register_profile("edgeveil", deadline=None, suppress_health_check=[Heal
 settings.load_profile("edgeveil")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: no process is then left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_images() -> npt.NDArray[np.uint8]:
     """Return 256 smooth random images, (256, 32, 32, 3) uint8: sums of a few low waves."""

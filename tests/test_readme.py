@@ -39,6 +39,8 @@ max_epochs = 2
 patience = 1
 ceiling_db = 10.0
 controls = []
+artifacts = ["edge_int8_wire_lite", "edge_int8_wire_onnx"]
+bootstrap_resamples = 200
 """
 
 

@@ -92,7 +92,7 @@ def test_ten_kills_change_nothing(undisturbed: tuple[Path, float], tmp_path: Pat
     while killed < KILLS:
         # Start-up alone takes seconds: a kill is drawn from what one undisturbed run takes, but
         # early enough that all ten happen before the resumed run gets to its end.
-        if not _kill_after(folder, draw.uniform(0.02, 0.45) * seconds):
+        if not _kill_after(folder, draw.uniform(0.02, 0.3) * seconds):
             _assert_whole(folder)
             folder = tmp_path / f"run{killed}"
             continue

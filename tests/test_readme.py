@@ -77,6 +77,10 @@ def _section(text: str, name: str) -> str:
     return found[0]
 
 
+def _fewer_refined(export: str) -> str:
+    return re.sub(r"refined_tensors = \d+", "refined_tensors = 1", export)
+
+
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme") / "edgeveil"
@@ -105,7 +109,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = (ROOT / "recipes" / f"{name}.toml").read_text()
         (folder / "recipes" / f"{name}.toml").write_text(
             f'schema = 1\nname = "{name}"\n{data}\n{_section(text, "model")}\n'
-            f"[train]\nepochs = 1\n\n{_section(text, 'export')}\n{SHORT}"
+            f"[train]\nepochs = 1\n\n{_fewer_refined(_section(text, 'export'))}\n{SHORT}"
         )
     return folder
 

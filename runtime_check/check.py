@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -34,7 +33,7 @@ from records.progress import Progress, silent
 from records.recipe import CheckRecipe
 from records.target import SkippedArtifact
 from runtime_check.accuracy import accuracy_of
-from runtime_check.availability import runnable_edges, skipped_artifacts
+from runtime_check.availability import runnable_edges, skipped_artifacts, why_not_here
 from runtime_check.eager import GRAPH, EagerRuntime
 from runtime_check.evidence import failed_arrays, lost_arrays, write_evidence
 from runtime_check.gates import (
@@ -68,7 +67,6 @@ from runtime_check.victims import Victims, set_sha256
 from runtime_check.wire import to_wire
 
 SERVER = "server_fp32_onnx"
-_LITERT = "ai_edge_litert"
 #: By so much the XNNPACK runtimes may be off without a remark.
 _NEAR_LSB = 2
 _VERSIONED = ("edgeveil", "numpy", "onnxruntime", "torch")
@@ -365,11 +363,13 @@ def _operators(
     }
     differences: list[OperatorDifference] = []
     for runtime in XNNPACK:
-        if check.target is not None and (runtime == "executorch" or not find_spec(_LITERT)):
+        if runtime == "executorch" and check.target is not None:
             continue
-        rows = (row for row in found.rows if row.runtime == runtime and row.lsb is not None)
+        rows = (row for row in found.rows if row.runtime == runtime)
         row = next((row for row in rows if row.artifact in missed or _far_off(row)), None)
-        if row is not None and row.lsb is not None:
+        if row is None or why_not_here(check.bundle.artifact(row.artifact)) is not None:
+            continue
+        if row.lsb is not None:
             # Where no value differs, any image tells as much.
             worst = [one.index for one in row.lsb.worst] or [0]
             batch = preprocess(images.images[worst], check.bundle.manifest.preprocessing)

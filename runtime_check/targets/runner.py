@@ -15,6 +15,7 @@ Requests, by ``do``: ``hello`` (what is here), ``load`` (an artifact's bytes und
 
 from __future__ import annotations
 
+import abc
 import ctypes
 import functools
 import gc
@@ -37,7 +38,19 @@ _PAGE = 4096
 _DISTRIBUTIONS = ("numpy", "onnxruntime", "torch", "ai-edge-litert")
 
 
-class OnnxModel:
+class Model(abc.ABC):
+    """A loaded artifact."""
+
+    @abc.abstractmethod
+    def run(self, batch: Any) -> Any:
+        """Return the output of float32 (N, …) as a numpy array."""
+
+    def inference(self, batch: Any) -> Callable[[], object]:
+        """Return one inference of a batch, float32 (N, …), to be counted."""
+        return functools.partial(self.run, batch)
+
+
+class OnnxModel(Model):
     """An ONNX model in ONNX Runtime, from an ``.onnx`` or an ``.ort`` file."""
 
     def __init__(self, data: bytes, request: dict[str, Any]) -> None:
@@ -81,7 +94,7 @@ def _onnx_session(data: bytes, options: Any) -> Any:
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-class LiteModel:
+class LiteModel(Model):
     """A TorchScript Lite program under qnnpack."""
 
     def __init__(self, data: bytes, request: dict[str, Any]) -> None:
@@ -106,12 +119,8 @@ class LiteModel:
             raise TypeError("the program did not return one plain tensor")
         return output.contiguous().numpy()
 
-    def inference(self, batch: Any) -> Callable[[], object]:
-        """Return one inference of a batch."""
-        return functools.partial(self.run, batch)
 
-
-class LitertModel:
+class LitertModel(Model):
     """A LiteRT model under XNNPACK, which its interpreter takes by default."""
 
     def __init__(self, data: bytes, request: dict[str, Any]) -> None:
@@ -134,13 +143,9 @@ class LitertModel:
         self._interpreter.invoke()
         return self._interpreter.get_tensor(self._output)
 
-    def inference(self, batch: Any) -> Callable[[], object]:
-        """Return one inference of a batch."""
-        return functools.partial(self.run, batch)
-
 
 Requests = io.FileIO | io.BytesIO
-FORMATS = {
+FORMATS: dict[str, Callable[[bytes, dict[str, Any]], Model]] = {
     "onnx": OnnxModel,
     "ort": OnnxModel,
     "torchscript-lite": LiteModel,

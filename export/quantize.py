@@ -143,7 +143,7 @@ def quantize_edge(
         progress: called once a refined tensor and once a training step.
 
     Raises:
-        ExportError: no calibration or training images, a weight or image that is NaN or infinite,
+        ExportError: no calibration or training images, or not (n, 3, S, S); a weight or image that is NaN or infinite,
             or an operator that torch cannot quantize.
         UnsupportedHereError: this build of torch has no qnnpack.
     """
@@ -182,6 +182,12 @@ def _equalized(
 def _calibration_images(calibration: Sequence[Tensor]) -> Tensor:
     if not calibration or sum(len(batch) for batch in calibration) == 0:
         raise ExportError("there are no calibration images: scales cannot be observed")
+    for batch in calibration:
+        if batch.dim() != 4 or batch.shape[1:] != (3, *calibration[0].shape[2:]):
+            raise ExportError(
+                f"a batch of calibration images has shape {tuple(batch.shape)}; expected "
+                "(n, 3, S, S), S the same in all"
+            )
     images = torch.cat(list(calibration))
     if not bool(torch.isfinite(images).all()):
         raise ExportError("the calibration images hold NaN or infinite values")
@@ -228,18 +234,10 @@ class _Quantizer:
     progress: Progress
 
     def run(self, edge: fx.GraphModule) -> fx.GraphModule:
-        try:
-            prepared = _calibrated(
-                copy.deepcopy(edge), self.images, self.recipe, self.server, self.progress
-            )
-            if self.recipe.qat:
-                converted = self._trained(edge, prepared)
-            else:
-                converted = self._corrected(prepared)
-            converted(self.images[:1])
-        except _TORCH_ERRORS as error:
-            raise ExportError(f"torch cannot quantize this edge: {error}") from error
-        return converted
+        prepared = _calibrated(
+            copy.deepcopy(edge), self.images, self.recipe, self.server, self.progress
+        )
+        return self._trained(edge, prepared) if self.recipe.qat else self._corrected(prepared)
 
     def _corrected(self, prepared: fx.GraphModule) -> fx.GraphModule:
         """Convert, with the corrections that the recipe asks for."""
@@ -250,7 +248,7 @@ class _Quantizer:
                 moments = output_moments(prepared, self.normalized, images)
             if self.recipe.bias_correction:
                 means = output_means(prepared, images)
-        converted = convert_fx(prepared)
+        converted = self._converted(prepared)
         take_apart_fused(converted)
         if moments is not None:
             reestimate(converted, moments, images)
@@ -264,7 +262,13 @@ class _Quantizer:
         mapping, example = _training_mapping(self.recipe), self.images[:1]
         prepared = prepare_training(edge, calibrated, mapping, example)
         train_edge(prepared, edge, self.server, self.training, self.recipe, progress=self.progress)
-        return convert_fx(prepared)
+        return self._converted(prepared)
+
+    def _converted(self, prepared: fx.GraphModule) -> fx.GraphModule:
+        with _torch_refusals():
+            converted = convert_fx(prepared)
+            converted(self.images[:1])  # an operator without an INT8 kernel is found by running it
+        return converted
 
 
 def calibrated_edge(
@@ -284,10 +288,7 @@ def calibrated_edge(
     images = _calibration_images(calibration)
     _refuse_non_finite_weights(edge)
     with qnnpack_engine(), _quiet_torch(), torch.no_grad():
-        try:
-            return _calibrated(copy.deepcopy(edge).eval(), images, recipe, server)
-        except _TORCH_ERRORS as error:
-            raise ExportError(f"torch cannot quantize this edge: {error}") from error
+        return _calibrated(copy.deepcopy(edge).eval(), images, recipe, server)
 
 
 def _calibrated(
@@ -311,13 +312,17 @@ def _prepared(edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe) -> fx.
     """Return FX's prepared graph, float layers without observers; nothing observed yet."""
     mapping, example = _qconfig_mapping(recipe), (images[:1],)
     if recipe.float_layers:
-        plain = prepare_fx(copy.deepcopy(edge), mapping, example)
+        with _torch_refusals():
+            plain = prepare_fx(copy.deepcopy(edge), mapping, example)
         chosen = find_float_layers(edge, plain, recipe.float_layers)
         for path in chosen.modules:
             mapping.set_module_name(path, None)
         for function, index in chosen.functions:
             mapping.set_module_name_object_type_order("", function, index, None)
-    return prepare_fx(edge, mapping, example)
+    with _torch_refusals():
+        prepared = prepare_fx(edge, mapping, example)
+        prepared(images[:1])  # torch's own observers see it; ours take their places later
+    return prepared
 
 
 def _calibrate(prepared: fx.GraphModule, images: Tensor) -> None:
@@ -444,6 +449,16 @@ def _holds_float_tensor(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return any(_holds_float_tensor(v) for v in value)
     return isinstance(value, Tensor) and value.is_floating_point() and not value.is_quantized
+
+
+@contextlib.contextmanager
+def _torch_refusals() -> Iterator[None]:
+    """Say in one sentence what torch refuses; around its calls alone, never around our own."""
+    try:
+        yield
+    except _TORCH_ERRORS as error:
+        said = str(error).partition("\n")[0].partition(". ")[0]  # a page of backends may follow
+        raise ExportError(f"torch cannot quantize this edge: {said}") from error
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -282,9 +282,45 @@ def test_calibration_images_that_are_not_finite_are_refused() -> None:
         quantize_edge(split("tiny", "block1").edge, [batch() * float("inf")], MIN_MAX)
 
 
-def test_calibration_images_of_a_wrong_shape_are_refused() -> None:
-    with pytest.raises(ExportError, match="cannot quantize"):
-        quantize_edge(split("tiny", "block1").edge, [torch.zeros(4, 5, 32, 32)], MIN_MAX)
+@pytest.mark.parametrize("shape", [(4, 5, 32, 32), (3, 32, 32), (4, 3, 16, 16)])
+def test_calibration_images_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ExportError, match="calibration images has shape"):
+        quantize_edge(split("tiny", "block1").edge, [batch(), torch.zeros(shape)], MIN_MAX)
+
+
+class _Refused(nn.Module):
+    """A convolution that FX does not convert, or an operator after it without an INT8 kernel."""
+
+    def __init__(self, padding: Literal["circular", "zeros"], mode: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode=padding)
+        self.mode = mode
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.interpolate(self.conv(images), scale_factor=2.0, mode=self.mode)
+
+
+@pytest.mark.parametrize(
+    ("padding", "mode", "said"),
+    [("circular", "nearest", "circular is not supported"), ("zeros", "bicubic", "bicubic2d")],
+)
+def test_what_torch_cannot_quantize_is_said_in_a_line(
+    padding: Literal["circular", "zeros"], mode: str, said: str
+) -> None:
+    edge = fx.symbolic_trace(_Refused(padding, mode).eval())
+    with pytest.raises(ExportError, match=f"torch cannot quantize this edge: .*{said}") as caught:
+        quantize_edge(edge, [batch()], MIN_MAX)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_mistake_of_ours_is_not_laid_on_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(*_: object, **__: object) -> None:
+        raise ValueError("ours")
+
+    monkeypatch.setattr("export.quantize.place_observers", mistaken)
+    with pytest.raises(ValueError, match="ours"):
+        quantize_edge(split("tiny", "block1").edge, [batch()], MIN_MAX)
 
 
 def test_a_dead_channel_does_not_break_per_channel_weights() -> None:

@@ -2,12 +2,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TypeVar
 
 import pytest
 
+from records import codec
 from records.errors import InputError, RecordError
-from report.load import load_run
+from report.load import load_run, record_files
 from tests.report.sample_run import Sample, png, write_sample_run
+from tests.report.test_device_section import SPLIT, device_record, write_device
+from tests.report.test_target_section import write_targets
+
+T = TypeVar("T")
 
 RECORDS = (
     "train/training.json",
@@ -52,6 +59,26 @@ def test_a_malformed_record_is_refused_by_name(tmp_path: Path, name: str, damage
     path.write_text(damaged[damage])
     with pytest.raises(RecordError, match=path.name):
         load_run(tmp_path)
+
+
+def test_the_files_of_a_run_are_those_that_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_targets(tmp_path / "run")
+    write_device(folder / SPLIT / "pi", device_record())
+    write_device(folder / "phone", device_record())
+    (folder / "cache" / "check.json").parent.mkdir()
+    opened: set[Path] = set()
+
+    def noted(path: Path, kind: type[T]) -> T:
+        opened.add(path)
+        return codec.read(path, kind)
+
+    for reader in ("load", "load_devices"):
+        monkeypatch.setattr(f"report.{reader}.codec", SimpleNamespace(read=noted))
+    load_run(folder)
+    assert set(record_files(folder)) == opened
+    assert len(opened) == 5 + 3 + 2 * 3
 
 
 def test_records_of_two_bundles_are_not_mixed(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from urllib.error import URLError
 
 import torch
 from torch import nn
-from torchvision import models
 
 from baseline.weights import fit_weights, read_weights
 from records.errors import ModelError
@@ -100,6 +99,8 @@ def _load(model: nn.Module, recipe: ModelRecipe, num_classes: int) -> None:
 
 
 def _from_torchvision(name: str, num_classes: int) -> nn.Module:
+    from torchvision import models  # takes seconds, which a bundle or a network of one's own spares
+
     if name in _UNSUITABLE or name not in models.list_models(module=models):
         raise ModelError(
             f"network {name!r} is not known; use a torchvision name such as mobilenet_v3_small, "
@@ -112,6 +113,8 @@ def _from_torchvision(name: str, num_classes: int) -> nn.Module:
 
 
 def _imagenet(name: str) -> dict[str, torch.Tensor]:
+    from torchvision import models
+
     choice = models.get_model_weights(name).DEFAULT
     try:
         weights: dict[str, torch.Tensor] = choice.get_state_dict(

@@ -14,8 +14,19 @@ from export.fx_modules import QuantizedActivation, QuantizedLayer
 from export.layers import Grid, Value
 from records.errors import ExportError
 
+#: Key of torchvision's function, known by name: importing torchvision takes seconds.
+STOCHASTIC_DEPTH = "torchvision.ops.stochastic_depth"
 #: The graph is run with both, so that a size that depends on the batch shows.
 _BATCHES = (2, 3)
+
+
+def key_of(node: fx.Node, module: nn.Module | None) -> object:
+    """Return what decides how a node is read: the module's type, the function, or the method."""
+    if module is not None:
+        return type(module)
+    if getattr(node.target, "__module__", None) == STOCHASTIC_DEPTH:
+        return STOCHASTIC_DEPTH
+    return node.target
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class Call:
         """
         if isinstance(self.module, QuantizedLayer | QuantizedActivation):
             return self.module.operator
-        return type(self.module) if self.module is not None else self.node.target
+        return key_of(self.node, self.module)
 
     @property
     def source(self) -> fx.Node:

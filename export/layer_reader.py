@@ -16,9 +16,8 @@ from torch import fx, nn
 from torch.ao.nn import intrinsic, quantized
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
-from torchvision.ops import stochastic_depth
 
-from export.fx_facts import Call, GraphFacts, operator_name, refuse
+from export.fx_facts import STOCHASTIC_DEPTH, Call, GraphFacts, operator_name, refuse
 from export.fx_modules import QuantizedActivation, QuantizedLayer
 from export.layer_weights import float_weights, quantized_weights
 from export.layers import Kind, Layer, LayerGraph, Value, Weights
@@ -232,7 +231,7 @@ def _alias(reader: LayerReader, call: Call) -> None:
 
 
 def _dropout(reader: LayerReader, call: Call) -> None:
-    place = 3 if call.node.target is stochastic_depth else 2
+    place = 3 if call.key == STOCHASTIC_DEPTH else 2
     if call.module is None and call.get("training", place, True):
         refuse(call.node, "a dropout outside eval mode is random")
     _alias(reader, call)
@@ -423,7 +422,7 @@ _RESHAPING = (
     *("flatten", "view", "reshape", "unflatten", "squeeze", "unsqueeze"),
 )
 _UNCHANGING = (nn.Identity, torch.clone, "contiguous", "clone", "detach", "dequantize")
-_DROPOUT = (nn.Dropout, nn.Dropout2d, quantized.Dropout, functional.dropout, stochastic_depth)
+_DROPOUT = (nn.Dropout, nn.Dropout2d, quantized.Dropout, functional.dropout, STOCHASTIC_DEPTH)
 _HARDSWISH = (
     *(nn.Hardswish, quantized.Hardswish, functional.hardswish),
     torch.ops.quantized.hardswish,

@@ -15,6 +15,7 @@ import onnx
 import torch
 from torch import fx
 
+from export.fx_facts import key_of
 from export.onnx_graph import batched, model_bytes
 from export.onnx_qdq_layers import LAYERS
 from export.onnx_qdq_pointwise import POINTWISE
@@ -68,7 +69,7 @@ def write_qdq_onnx(
 
 
 def _write_call(writer: QdqWriter, call: Call) -> None:
-    key = type(call.module) if call.module is not None else call.node.target
+    key = key_of(call.node, call.module)
     write = _WRITERS.get(key)
     if write is None:
         refuse(call.node, f"there is no writer for {_described(key)}")

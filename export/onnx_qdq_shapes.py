@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional
-from torchvision.ops import stochastic_depth
 
+from export.fx_facts import STOCHASTIC_DEPTH, key_of
 from export.onnx_qdq_writer import Call, OperatorWriter, QdqWriter, refuse
 
 
@@ -21,7 +21,7 @@ def _alias(writer: QdqWriter, call: Call) -> None:
 
 def _dropout(writer: QdqWriter, call: Call) -> None:
     """Modules are in eval mode here; a function says so in its arguments."""
-    place = 3 if call.node.target is stochastic_depth else 2
+    place = 3 if key_of(call.node, call.module) == STOCHASTIC_DEPTH else 2
     if call.module is None and call.get("training", place, True):
         refuse(call.node, "a dropout outside eval mode is random")
     _alias(writer, call)
@@ -225,7 +225,7 @@ _DROPOUT = (nn.Dropout, nn.Dropout2d, torch.ao.nn.quantized.Dropout)
 SHAPES: dict[object, OperatorWriter] = {
     **dict.fromkeys(_RESHAPING, _reshape),
     **dict.fromkeys(_UNCHANGING, _alias),
-    **dict.fromkeys((*_DROPOUT, functional.dropout, stochastic_depth), _dropout),
+    **dict.fromkeys((*_DROPOUT, functional.dropout, STOCHASTIC_DEPTH), _dropout),
     **dict.fromkeys((torch.transpose, "transpose"), _transpose),
     **dict.fromkeys((torch.permute, "permute"), _permute),
     **dict.fromkeys((nn.ChannelShuffle, functional.channel_shuffle), _channel_shuffle),

@@ -143,8 +143,8 @@ def quantize_edge(
         progress: called once a refined tensor and once a training step.
 
     Raises:
-        ExportError: no calibration or training images, or not (n, 3, S, S); a weight or image that is NaN or infinite,
-            or an operator that torch cannot quantize.
+        ExportError: no calibration or training images, a batch of another shape, a weight or image
+            that is NaN or infinite, or an operator that torch cannot quantize.
         UnsupportedHereError: this build of torch has no qnnpack.
     """
     images = _calibration_images(calibration)

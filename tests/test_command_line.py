@@ -15,6 +15,7 @@ from records.recipe import Recipe
 
 ROOT = Path(edgeveil.__file__).parent
 HEAVY = ("torch", "onnxruntime", "onnx", "numpy", "matplotlib", "skimage")
+LATE = ("torchvision", "torch._dynamo", "scipy.stats", "matplotlib", "skimage")
 
 
 def _run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -99,6 +100,16 @@ def test_help_imports_nothing_heavy(verb: str) -> None:
         "assert result.exit_code == 0, result.output\n"
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_nothing_is_imported_for_seconds_that_is_not_needed() -> None:
+    # torchvision is for its own networks, scipy.stats for nothing that scipy.special does not do.
+    work = "attack.evaluate, benchmarks.latency, export.build, pipeline.sweep, runtime_check.check"
+    program = f"import sys, {work}; print([m for m in {LATE!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from attack.verdict import Advantage, advantages, verdict_on, worst
 from records.attack import ArtifactVerdict, Gate, Recovery, Verdict
@@ -81,8 +82,10 @@ def test_a_failed_gate_voids_the_verdict() -> None:
     assert "ceiling" in got.reason
 
 
-def recovered(share: float) -> Recovery:
-    return Recovery(probes=64, gallery=500, reidentified=share, label_top1=0.0, label_agreement=0.0)
+def recovered(share: float, probes: int = 64, gallery: int = 500) -> Recovery:
+    return Recovery(
+        probes=probes, gallery=gallery, reidentified=share, label_top1=0.0, label_agreement=0.0
+    )
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.0, False), (1 / 64, False), (0.5, True)])
@@ -91,6 +94,20 @@ def test_holds_says_where_pictures_are_recognised_all_the_same(share: float, sai
     got = verdict_on("int8", Advantage(6.0, 5.8, 6.2), RECIPE, [], [few, many, few])
     assert got.verdict == "HOLDS"
     assert ("32 of 64 reconstructions are still recognised among 500" in got.reason) == said
+
+
+@pytest.mark.parametrize(("probes", "gallery"), [(64, 500), (256, 20), (10, 2)])
+def test_recognised_is_what_a_binomial_test_does_not_put_down_to_luck(
+    probes: int, gallery: int
+) -> None:
+    said = set()
+    for hits in range(probes + 1):
+        one = recovered(hits / probes, probes, gallery)
+        reason = verdict_on("int8", Advantage(6.0, 5.8, 6.2), RECIPE, [], [one]).reason
+        p_value = binomtest(hits, probes, 1 / gallery, alternative="greater").pvalue
+        assert ("still recognised" in reason) == (p_value < 0.01), hits
+        said.add(p_value < 0.01)
+    assert said == {False, True}
 
 
 def test_denied_needs_no_word_of_recognised_pictures() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torchvision.ops import StochasticDepth
 
 from export.layer_reader import read_layers
 from export.layer_weights import requantizing_scales
@@ -98,6 +99,22 @@ class _Softmax(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.softmax(self.conv(x), 1)
+
+
+@pytest.mark.parametrize("quantizes", [False, True])
+def test_stochastic_depth_changes_nothing_outside_training(quantizes: bool) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), StochasticDepth(0.5, "row"))
+    edge = fx.symbolic_trace(module.eval())
+    if quantizes:
+        recipe = ExportRecipe(activation_observer="min-max")
+        layers = read_layers(quantize_edge(edge, [edges.batch()], recipe).float_boundary, SHAPE)
+        kinds = [layer.kind for layer in layers.layers]
+        assert kinds == ["quantize", "convolution", "quantize"]
+        return
+    assert [layer.kind for layer in read_layers(edge, SHAPE).layers] == ["convolution"]
+    with pytest.raises(ExportError, match="outside eval mode"):
+        read_layers(fx.symbolic_trace(module.train()), SHAPE)
 
 
 class _Half(nn.Module):

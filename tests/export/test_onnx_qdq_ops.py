@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torchvision.ops import StochasticDepth
 
 from export.onnx_qdq import write_qdq_onnx
 from export.quantize import QuantizedEdge, qnnpack_engine, quantize_edge
@@ -109,6 +110,7 @@ EXACT: dict[str, Callable[[], nn.Module]] = {
     "chunk and cat": lambda: Applied(chunked),
     "split": lambda: Applied(lambda x: torch.split(x, [2, 5, 1], dim=1)[1]),
     "dropout identity": lambda: sequential(nn.Dropout(0.5), nn.Identity()),
+    "stochastic depth": lambda: sequential(StochasticDepth(0.5, "row")),
     "nearest": lambda: sequential(nn.Upsample(scale_factor=2)),
     "nearest function": lambda: Applied(lambda x: functional.interpolate(x, size=(32, 48))),
     "cat of two scales": lambda: TwoBranches(lambda a, b: torch.cat([a, 3 * b], 1)),

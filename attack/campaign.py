@@ -217,12 +217,8 @@ class Campaign:
         return tuple(artifact for artifact in named if self.why_not(artifact) is None)
 
     def why_not(self, artifact: Artifact) -> str | None:
-        """Return why an artifact cannot be attacked, None where it can.
-
-        The decoders learn from what it returns in this process, so it has to run here too.
-        """
-        reason = None if self.device is None else self.device.missing(artifact)
-        return reason or why_not_here(artifact)
+        """Return why an artifact's outputs for the victims cannot be had, None where they can."""
+        return why_not_here(artifact) if self.device is None else self.device.missing(artifact)
 
     def _attacked(self) -> Iterator[Artifact]:
         yield self.bundle.artifact(BASELINE)

@@ -52,7 +52,6 @@ from records.manifest import SetRecord
 from records.progress import Progress, silent
 from records.recipe import AttackRecipe
 from records.target import SkippedArtifact
-from runtime_check.availability import why_not_here
 from runtime_check.machine import installed_version
 from runtime_check.targets.target import Target as Device
 
@@ -90,7 +89,8 @@ def attack_bundle(
         progress: called once a batch or epoch.
         threads: of torch and of the runtimes; the bits of the result depend on it.
         target: where the victims' images go through the artifacts. The decoders are trained on
-            the host's outputs of the same artifacts. None: all of it in this process.
+            the host's outputs of the same artifacts, on the target's where the host does not run
+            one rightly. None: all of it in this process.
 
     Raises:
         InputError: the recipe names an artifact that the bundle does not have.
@@ -174,7 +174,7 @@ def _require_judged(campaign: Campaign) -> None:
     """Refuse an attack without artifacts, and one on a named artifact that cannot run here."""
     if campaign.recipe.artifacts:
         named = judged_artifacts(campaign.bundle, campaign.recipe)
-        reasons = {artifact.name: why_not_here(artifact) for artifact in named}
+        reasons = {artifact.name: campaign.why_not(artifact) for artifact in named}
         missing = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]
         if missing:
             raise UnsupportedHereError("attack.artifacts names " + "; ".join(missing))
@@ -268,6 +268,7 @@ class _Session:
             runtime=target.runtime,
             runtime_mode=target.mode,
             boundary=target.boundary,
+            trained_on=target.trained_on,
             features_sha256=target.sha256,
             same_outputs_as=self.campaign.same_as.get(name),
             levels=tuple(_level_result(o, floor_db) for o in outcomes),

@@ -15,10 +15,12 @@ from attack.cache import TensorCache
 from baseline.images import ImageSet
 from baseline.preprocessing import preprocess
 from export.bundle import Bundle
-from records.errors import ArtifactError
+from records.attack import Place
+from records.errors import ArtifactError, UnsupportedHereError
 from records.hashing import sha256_array
 from records.manifest import Artifact, Precision, Preprocessing, WireTensor
 from records.progress import Progress, silent
+from runtime_check.availability import why_not_here
 from runtime_check.eager import GRAPH, TENSORS
 from runtime_check.machine import installed_version
 from runtime_check.runtime import LoadedArtifact, Runtime, boundary_features, runtime_for
@@ -80,7 +82,8 @@ class FeatureTable:
 class Target:
     """One artifact as the attacker meets it: its outputs for attacker and victim images.
 
-    ``runtime`` and ``mode`` are those that the victims' images went through.
+    ``runtime`` and ``mode`` are those that the victims' images went through, ``trained_on`` where
+    the attacker's images did.
     """
 
     name: str
@@ -90,6 +93,7 @@ class Target:
     boundary: Literal["float", "wire"]
     attacker: FeatureTable
     victim: FeatureTable
+    trained_on: Place = "host"
 
     def on_first(self, count: int) -> Target:
         """Return the same target with its first ``count`` victims only."""
@@ -127,8 +131,8 @@ def target_of(
 ) -> Target:
     """Run one artifact of a bundle over both image sets, or read what it sent from the cache.
 
-    On a device the victims' images go through it, where it runs the artifact; the attacker's go
-    through the host: an emulated device would take hours for them.
+    On a device the victims' images go through it, where it runs the artifact. The attacker's go
+    through the host, which is so much faster, unless the host does not run it rightly.
 
     Args:
         bundle: a verified bundle.
@@ -142,33 +146,55 @@ def target_of(
 
     Raises:
         ArtifactError: the artifact does not load or run, or sends a value that is not finite.
+        UnsupportedHereError: the artifact runs neither here nor on the device.
     """
     name = EAGER if artifact.name == GRAPH else artifact.name
-    here = runtime_for(artifact)
-    loaded = here.load(bundle, artifact, threads=threads)
-    there: Runtime = here
-    if device is not None and device.missing(artifact) is None:
-        there = device.runtime(artifact)
-    sender = loaded if there is here else there.load(bundle, artifact, threads=threads)
+    trained_on, sent_on = _senders(bundle, artifact, threads, device)
     tables = []
-    for images, runtime, one in ((attacker, here, loaded), (victim, there, sender)):
-        cause = _cause(bundle, artifact, images, runtime.name, one.mode)
-        if device is not None and one is not loaded:
-            cause["device"] = device.record
+    for images, sender in ((attacker, trained_on), (victim, sent_on)):
+        cause = _cause(bundle, artifact, images, sender)
         stored = _stored(cache, cause, bundle.manifest.wire)
         if stored is None:
-            stored = _run(one, artifact, bundle, images, name, progress)
+            stored = _run(sender.loaded, artifact, bundle, images, name, progress)
             cache.put(cause, {"values": stored.values}, {})
         tables.append(stored)
     return Target(
         name=name,
         precision=artifact.precision,
-        runtime=there.name,
-        mode=sender.mode,
+        runtime=sent_on.runtime.name,
+        mode=sent_on.loaded.mode,
         boundary="wire" if artifact.boundary == "wire" else "float",
+        trained_on="host" if trained_on.device is None else "target",
         attacker=tables[0],
         victim=tables[1],
     )
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """Where an artifact runs; ``device`` is None for this process."""
+
+    runtime: Runtime
+    loaded: LoadedArtifact
+    device: Device | None
+
+
+def _senders(
+    bundle: Bundle, artifact: Artifact, threads: int, device: Device | None
+) -> tuple[_Sender, _Sender]:
+    """Return where the attacker's images go through, and where the victims' do."""
+    here = there = None
+    reason = why_not_here(artifact)
+    if reason is None:
+        runtime = runtime_for(artifact)
+        here = _Sender(runtime, runtime.load(bundle, artifact, threads=threads), None)
+    if device is not None and device.missing(artifact) is None:
+        runtime = device.runtime(artifact)
+        there = _Sender(runtime, runtime.load(bundle, artifact, threads=threads), device)
+    trained_on, sent_on = here or there, there or here
+    if trained_on is None or sent_on is None:
+        raise UnsupportedHereError(f"{artifact.name}: {reason}")
+    return trained_on, sent_on
 
 
 def pass_through(images: ImageSet, spec: Preprocessing) -> FeatureTable:
@@ -176,20 +202,20 @@ def pass_through(images: ImageSet, spec: Preprocessing) -> FeatureTable:
     return float_table(preprocess(images.images, spec))
 
 
-def _cause(
-    bundle: Bundle, artifact: Artifact, images: ImageSet, runtime: str, mode: str
-) -> dict[str, Any]:
+def _cause(bundle: Bundle, artifact: Artifact, images: ImageSet, sender: _Sender) -> dict[str, Any]:
     files = [artifact.sha256]
     if artifact.name == GRAPH:
         files.append(bundle.artifact(TENSORS).sha256)
+    runtime = sender.runtime.name
     package = _PACKAGES.get(runtime, "torch")
-    return {
+    device = {} if sender.device is None else {"device": sender.device.record}
+    return device | {
         "kind": _CACHE_KIND,
         "files": files,
         "images": sha256_array(images.images),
         "preprocessing": bundle.manifest.preprocessing,
         "wire": bundle.manifest.wire,
-        "runtime": [runtime, mode, package, installed_version(package)],
+        "runtime": [runtime, sender.loaded.mode, package, installed_version(package)],
     }
 
 

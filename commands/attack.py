@@ -21,7 +21,7 @@ from commands.target_option import (
     target_option,
     target_sentence,
 )
-from records.attack import Level
+from records.attack import Level, training_sentence
 from records.counted import counted
 from records.recipe import Capacity, CostlyControl
 
@@ -130,9 +130,9 @@ def command(
     through the artifact's weights from A1's output, A3 has few training pairs, A4 has other
     images. Margin and confidence are those sealed in the bundle. Other settings or images than the
     sealed ones are recorded as not pre-registered. On a target the victims' images go through its
-    runtimes; the decoders learn from the host's outputs of the same artifacts. DENIED is a result,
-    not an error: exits 2 only when a control or the agreement of the artifacts with each other
-    failed.
+    runtimes; the decoders learn from the host's outputs of the same artifacts, or from the
+    target's where the host does not run one rightly. DENIED is a result, not an error: exits 2
+    only when a control or the agreement of the artifacts with each other failed.
     """
     require_export_extra("attack", ("torch", "torchvision", "safetensors", "PIL"))
     from attack.evaluate import attack_bundle
@@ -276,7 +276,7 @@ def _print_record(record: AttackRecord, folder: Path) -> None:
     )
     if record.target is not None:
         console.print(target_sentence(record.target), markup=False, soft_wrap=True)
-        console.print("victims' features from there; decoders trained on the host's outputs")
+        console.print(training_sentence(record), soft_wrap=True)
     for line in skipped_lines(record.skipped):
         console.print(line, markup=False, soft_wrap=True)
     if record.note is not None:

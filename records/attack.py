@@ -23,6 +23,8 @@ PSNR_CAP_DB = 100.0
 
 Level = Literal["A0", "A1", "A2", "A3", "A4"]
 Verdict = Literal["HOLDS", "DENIED", "INCONCLUSIVE"]
+#: Which side ran an artifact.
+Place = Literal["host", "target"]
 Start = Literal[
     "constant",
     "closed-form",
@@ -144,7 +146,8 @@ class ArtifactAttack(Part, frozen=True, kw_only=True):
 
     ``name``: the artifact's name, or ``eager_int8`` for the eager reference. ``features_sha256``
     is over the outputs for attacker and victim images; ``same_outputs_as`` names the earlier
-    artifact with identical outputs, whose decoders therefore serve both. ``strongest``: the level
+    artifact with identical outputs, whose decoders therefore serve both. ``trained_on``: whose
+    outputs for the attacker's images its decoders learned from. ``strongest``: the level
     with the highest mean PSNR over seeds; ``max_leak_db`` is its ``leak_db``. For A2, which attacks
     the first victims only, the mean over all victims is estimated: A1's over all victims plus A2's
     mean gain over A1 on the same images (a difference estimator; Cochran 1977, ch. 7).
@@ -157,6 +160,7 @@ class ArtifactAttack(Part, frozen=True, kw_only=True):
     runtime: str
     runtime_mode: str
     boundary: Literal["float", "wire"]
+    trained_on: Place = "host"
     features_sha256: Sha256
     same_outputs_as: str | None
     levels: tuple[LevelResult, ...]
@@ -253,8 +257,9 @@ class AttackRecord(Part, frozen=True, kw_only=True):
     margin over the floor: there is nothing that INT8 could be credited with hiding.
     ``drift``: each artifact against eager INT8, |Δ recon_psnr_db| by level. ``target``: what the
     victims' images went through, None for this process; eager INT8 always runs on the host.
-    ``trained_on``: whose outputs for the attacker's images the decoders learned from. ``skipped``:
-    INT8 artifacts whose runtime is not installed here, or that do not run on the target.
+    ``trained_on``: whose outputs for the attacker's images the decoders learned from, but for the
+    artifacts that name the target. ``skipped``: INT8 artifacts whose runtime is not installed
+    here, or that do not run on the target.
     """
 
     schema: Literal["edgeveil.attack/2"] = "edgeveil.attack/2"
@@ -284,6 +289,15 @@ class AttackRecord(Part, frozen=True, kw_only=True):
     threads: int
     versions: dict[str, str]
     seconds: float
+
+
+def training_sentence(record: AttackRecord) -> str:
+    """Return whose outputs the decoders of an attack on a target learned from."""
+    there = [one.name for one in record.artifacts if one.trained_on == "target"]
+    sentence = "The decoders learned from the host's outputs of the same artifacts"
+    if there:
+        sentence += f"; for {', '.join(there)} from the target's, as the host does not run them"
+    return f"{sentence}."
 
 
 def failed_gates(record: AttackRecord) -> tuple[Gate, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from records.attack import AttackRecord
+from records.attack import AttackRecord, training_sentence
 from records.counted import counted
 from records.instructions import InstructionRecord, Instructions
 from records.parity import CheckRecord, LsbDifference
@@ -154,7 +154,7 @@ def _attack(record: AttackRecord) -> Table:
             for artifact in record.artifacts
             for level in artifact.levels
         ),
-        note="The decoders learned from the host's outputs of the same artifacts.",
+        note=training_sentence(record),
     )
 
 

@@ -18,6 +18,7 @@ from records.attack import failed_gates
 from records.errors import ArtifactError
 from runtime_check.check import check_bundle
 from runtime_check.gates import failed
+from runtime_check.machine import needs_precise_mode
 from runtime_check.runtime import runtime_for
 from runtime_check.targets.counters import parse_marks
 from runtime_check.targets.emulated import EmulatedTarget
@@ -134,10 +135,14 @@ def test_attack(target: EmulatedTarget, tiny: Tiny, tmp_path: Path) -> None:
     )
     record = attack_bundle(bundle, splits, recipe, tmp_path / "cache", None, target=target)
     assert record.target == target.record
+    assert record.skipped == ()
     drift = [g for g in record.drift if g.name in ("export_drift_A0", "export_drift_A1")]
-    left_out = {skip.artifact for skip in record.skipped}
-    ran = [a for a in bundle.edges("int8") if a.name not in left_out]
-    assert len(drift) == 2 * len(ran) >= 10
+    edges = bundle.edges("int8")
+    assert len(drift) == 2 * len(edges) >= 10
+    # An INT8 .ort cannot be computed rightly by an x86 host without VNNI: ARM's outputs teach.
+    taught_there = {one.name for one in record.artifacts if one.trained_on == "target"}
+    ort = {artifact.name for artifact in edges if artifact.format == "ort"}
+    assert taught_there == (ort if needs_precise_mode() else set())
     assert not [g for g in failed_gates(record) if g.name.startswith("export_drift")]
 
 

@@ -12,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from attack.campaign import BASELINE
 from attack.evaluate import attack_bundle
-from records.attack import failed_gates
+from attack.features import EAGER
+from records.attack import failed_gates, training_sentence
 from records.codec import without_timings
 from records.errors import ArtifactError, UnsupportedHereError
 from runtime_check.check import check_bundle
@@ -198,6 +200,34 @@ def test_an_attack_on_outputs_of_the_target(
     ]
     assert without_timings(there.verdicts) == without_timings(local.verdicts)
     assert not [g for g in failed_gates(there) if g.name.startswith("export_drift")]
+
+
+def test_what_the_host_does_not_run_is_learned_from_the_target(
+    tiny: tuple[Bundle, ImageSplits], here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, splits = tiny
+    name = "edge_int8_wire_onnx"
+    recipe = msgspec.structs.replace(
+        bundle.manifest.recipe.attack, levels=("A0", "A1"), max_epochs=1, artifacts=(name,)
+    )
+    local = attack_bundle(bundle, splits, recipe, tmp_path / "cache", None)
+
+    def why_not(artifact: Artifact) -> str | None:
+        return "not on this host" if artifact.name == name else None
+
+    for module in ("features", "campaign"):
+        monkeypatch.setattr(f"attack.{module}.why_not_here", why_not)
+    with pytest.raises(UnsupportedHereError, match="not on this host"):
+        attack_bundle(bundle, splits, recipe, tmp_path / "other", None)
+    # Another cache: what the host computed before must not be found there.
+    there = attack_bundle(bundle, splits, recipe, tmp_path / "other", None, target=here)
+    trained_on = {one.name: one.trained_on for one in there.artifacts}
+    assert trained_on == {BASELINE: "host", EAGER: "host", name: "target"}
+    assert f"for {name} from the target's" in training_sentence(there)
+    assert "target's" not in training_sentence(local)
+    hashes = [[one.features_sha256 for one in record.artifacts] for record in (there, local)]
+    assert hashes[0] == hashes[1]
+    assert without_timings(there.verdicts) == without_timings(local.verdicts)
 
 
 @dataclass(frozen=True)

@@ -183,10 +183,10 @@ def _calibration_images(calibration: Sequence[Tensor]) -> Tensor:
     if not calibration or sum(len(batch) for batch in calibration) == 0:
         raise ExportError("there are no calibration images: scales cannot be observed")
     for batch in calibration:
-        if batch.dim() != 4 or batch.shape[1:] != (3, *calibration[0].shape[2:]):
+        if batch.dim() != 4 or batch.shape[1:] != calibration[0].shape[1:]:
             raise ExportError(
                 f"a batch of calibration images has shape {tuple(batch.shape)}; expected "
-                "(n, 3, S, S), S the same in all"
+                f"(n, 3, S, S), the same as the first one's {tuple(calibration[0].shape)} but for n"
             )
     images = torch.cat(list(calibration))
     if not bool(torch.isfinite(images).all()):

@@ -288,6 +288,11 @@ def test_calibration_images_of_a_wrong_shape_are_refused(shape: tuple[int, ...])
         quantize_edge(split("tiny", "block1").edge, [batch(), torch.zeros(shape)], MIN_MAX)
 
 
+def test_calibration_images_with_other_channels_are_refused() -> None:
+    with pytest.raises(ExportError, match=r"cannot quantize this edge: .*5 channels"):
+        quantize_edge(split("tiny", "block1").edge, [torch.zeros(4, 5, 32, 32)], MIN_MAX)
+
+
 class _Refused(nn.Module):
     """A convolution that FX does not convert, or an operator after it without an INT8 kernel."""
 

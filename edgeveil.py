@@ -85,6 +85,12 @@ def main() -> None:
     except click.Abort:
         click.echo("edgeveil: interrupted", err=True)
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # The disk's or the user's: full, read-only, a file where a folder should be.
+        click.echo(f"edgeveil: {error.filename}: {error.strerror}; choose another place", err=True)
+        sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -294,9 +294,9 @@ class AttackRecord(Part, frozen=True, kw_only=True):
 def training_sentence(record: AttackRecord) -> str:
     """Return whose outputs the decoders of an attack on a target learned from."""
     there = [one.name for one in record.artifacts if one.trained_on == "target"]
-    sentence = "The decoders learned from the host's outputs of the same artifacts"
+    sentence = "Training features are the host's outputs of the same artifact (A0: of FP32)"
     if there:
-        sentence += f"; for {', '.join(there)} from the target's, as the host does not run them"
+        sentence += f"; of {', '.join(there)} the target's: the host has none that are right"
     return f"{sentence}."
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal, TypeAlias
 
 from records.manifest import Artifact, Manifest
@@ -18,6 +20,7 @@ CLAIMED_RATIO = 3.75
 CLAIMED_DROP_POINTS = 1.0
 #: Below this the difference of two attackers is within the drift that an export is allowed.
 WORTH_SAYING_DB = 0.1
+_TWO_SIDED_95 = NormalDist().inv_cdf(0.975)
 
 Answer = Literal["holds", "fails", "open"]
 _Unit: TypeAlias = Callable[[float], str]
@@ -105,9 +108,21 @@ def accuracy_findings(run: RunRecords) -> list[Finding]:
 
 def at_chance(run: RunRecords) -> bool:
     """Return whether the FP32 network was not shown to be better than guessing a class."""
-    if run.training is None or not run.training.data.classes:
+    if run.training is not None and run.training.data.classes:
+        return run.training.victim_accuracy.low <= 1 / len(run.training.data.classes)
+    return any(map(_checked_at_chance, run.splits))
+
+
+def _checked_at_chance(records: SplitRecords) -> bool:
+    """Return the same of a network that was not trained here, from what ``check`` measured."""
+    if records.check is None or records.manifest is None or not records.manifest.data.classes:
         return False
-    return run.training.victim_accuracy.low <= 1 / len(run.training.data.classes)
+    # Only the FP32 edge has no drop.
+    found = [a.accuracy.top1 for a in records.check.artifacts if a.accuracy.drop_points is None]
+    chance = 1 / len(records.manifest.data.classes)
+    # The score test behind Wilson's interval (1927): its lower end is not above the chance.
+    error = math.sqrt(chance * (1 - chance) / records.check.victims.count)
+    return any(top1 <= chance + _TWO_SIDED_95 * error for top1 in found)
 
 
 def privacy_findings(run: RunRecords) -> list[Finding]:

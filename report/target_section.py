@@ -136,12 +136,13 @@ def _ratio(ratio: float | None) -> str:
 
 def _attack(record: AttackRecord) -> Table:
     limits = {gate.artifact: gate.limit for gate in record.drift}
+    verdicts = {verdict.artifact: verdict.verdict for verdict in record.verdicts}
     return Table(
         caption=(
             f"recon_psnr_db of {counted(record.data.victim.count, 'victim')} from outputs there"
         ),
         columns=columns(
-            "Artifact", "Attacker", ">recon_psnr_db", ">Drift from eager INT8", ">Limit"
+            "Artifact", "Attacker", ">recon_psnr_db", ">Drift from eager INT8", ">Limit", "Verdict"
         ),
         rows=tuple(
             (
@@ -150,6 +151,7 @@ def _attack(record: AttackRecord) -> Table:
                 text(decibels(level.result.recon_psnr_db.mean)),
                 text(_drift(record, artifact.name, level.level)),
                 text(decibels(limits[artifact.name]) if artifact.name in limits else "–"),
+                text(verdicts.get(artifact.name, "–")),
             )
             for artifact in record.artifacts
             for level in artifact.levels

@@ -22,7 +22,7 @@ def split_verdicts(records: SplitRecords) -> SplitVerdicts:
             split=records.split,
             boundary=_boundary(records),
             lines=(),
-            notes=("The attack was not run: nothing is known about what this split leaks.",),
+            notes=(_not_attacked_here(records),),
         )
     return SplitVerdicts(
         split=records.split,
@@ -32,11 +32,23 @@ def split_verdicts(records: SplitRecords) -> SplitVerdicts:
     )
 
 
+def _not_attacked_here(records: SplitRecords) -> str:
+    attacks = [(t.target, t.attack) for t in records.targets if t.attack is not None]
+    if not attacks:
+        return "The attack was not run: nothing is known about what this split leaks."
+    said = "; ".join(f"{name}: {attack.verdict}" for name, attack in attacks)
+    return f"The attack was run on outputs of emulated ARM targets alone. {said}."
+
+
 def lede(run: RunRecords) -> str:
     """Return the report's first sentence: the question, and how often each verdict was given."""
     words = [v.verdict for s in run.splits if s.attack is not None for v in s.attack.verdicts]
     if not words:
-        return "Does quantizing to INT8 hide the input image? Not known: no attack was run."
+        elsewhere = [t.target for s in run.splits for t in s.targets if t.attack is not None]
+        known = "no attack was run"
+        if elsewhere:
+            known += f" on this host; what {', '.join(elsewhere)} sends was attacked, see below"
+        return f"Does quantizing to INT8 hide the input image? Not known: {known}."
     named: tuple[Verdict, ...] = ("DENIED", "INCONCLUSIVE", "HOLDS")
     tally = ", ".join(f"{words.count(word)} {word}" for word in named if word in words)
     noun = "artifact" if len(words) == 1 else "artifacts"

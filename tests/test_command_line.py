@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import edgeveil
 from records.recipe import Recipe
+from tests.report.sample_run import write_sample_run
 
 ROOT = Path(edgeveil.__file__).parent
 HEAVY = ("torch", "onnxruntime", "onnx", "numpy", "matplotlib", "skimage")
@@ -129,6 +130,17 @@ def test_help_answers_within_three_tenths_of_a_second() -> None:
 
     # CPU seconds, the best of several: what a shared machine's other work takes is not ours.
     assert min(seconds() for _ in range(7)) <= 0.3
+
+
+def test_a_file_where_a_folder_should_be_is_said_in_a_line(tmp_path: Path) -> None:
+    run = write_sample_run(tmp_path / "run")
+    (tmp_path / "afile").write_text("x")
+    done = _run("report", str(run), "--out", str(tmp_path / "afile" / "report"))
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"edgeveil: {tmp_path / 'afile'}")
+    assert "choose another place" in line
+    assert (tmp_path / "afile").read_text() == "x"
 
 
 def test_a_usage_error_exits_one_not_two() -> None:

@@ -73,6 +73,14 @@ def test_a_network_that_guesses_has_no_accuracy_to_lose(tmp_path: Path) -> None:
     assert not any("guessing" in p.text for p in claims_remarks(run_of(tmp_path / "b")))
 
 
+@pytest.mark.parametrize(("top1", "answer"), [(0.26, "open"), (0.558, "holds")])
+def test_so_has_one_that_was_not_trained_here(tmp_path: Path, top1: float, answer: str) -> None:
+    left_out = frozenset({"train"})
+    run = run_of(tmp_path, Sample(top1=top1, drop_points=(0.0, -0.1, 0.1), leave_out=left_out))
+    assert run.training is None
+    assert {f.answer for f in accuracy_findings(run)} == {answer}
+
+
 def test_privacy_follows_the_verdicts(tmp_path: Path) -> None:
     assert {f.answer for f in privacy_findings(run_of(tmp_path))} == {"fails"}
     row = row_of(run_of(tmp_path / "b", Sample(verdict="HOLDS")), "Harder to invert")

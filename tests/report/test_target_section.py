@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,19 @@ def test_what_ran_on_a_target_has_a_section(tmp_path: Path) -> None:
     assert "(empty ONNX model)" in text
     assert "Instructions are not cycles" in text
     assert "Drift from eager" in text
+    assert "DENIED" in text.partition("Emulated ARM")[2]
+
+
+def test_an_attack_on_a_target_alone_is_not_said_to_be_none(tmp_path: Path) -> None:
+    write_targets(tmp_path)
+    shutil.rmtree(tmp_path / SPLIT / "attack")
+    write_report(tmp_path, tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert "no attack was run on this host; what cortex-a72 sends was attacked" in text
+    assert (
+        "The attack was run on outputs of emulated ARM targets alone. cortex-a72: DENIED." in text
+    )
+    assert "The attack was not run" not in text
 
 
 def test_counts_that_did_not_repeat_are_marked(tmp_path: Path) -> None:

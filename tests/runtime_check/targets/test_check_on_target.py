@@ -223,7 +223,7 @@ def test_what_the_host_does_not_run_is_learned_from_the_target(
     there = attack_bundle(bundle, splits, recipe, tmp_path / "other", None, target=here)
     trained_on = {one.name: one.trained_on for one in there.artifacts}
     assert trained_on == {BASELINE: "host", EAGER: "host", name: "target"}
-    assert f"for {name} from the target's" in training_sentence(there)
+    assert f"of {name} the target's" in training_sentence(there)
     assert "target's" not in training_sentence(local)
     hashes = [[one.features_sha256 for one in record.artifacts] for record in (there, local)]
     assert hashes[0] == hashes[1]

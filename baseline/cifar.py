@@ -45,7 +45,7 @@ def cifar100_source(root: Path, *, download: bool) -> SourceImages:
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"CIFAR-100 is not usable at {root} ({error}); name its folder as cifar100:ROOT or "
-            "allow the download (--download, [data] download = true)"
+            "allow the download (train --download, or in a recipe [data] download = true)"
         ) from error
     train, test = (
         ImageSet(images=part.data, labels=np.asarray(part.targets, dtype=np.int64))

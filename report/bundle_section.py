@@ -34,7 +34,7 @@ def _bundle(manifest: Manifest) -> list[Block]:
             f"{_sent_bits(wire)}: "
             f"real value = {number(wire.scale, 6)} × (q − {wire.zero_point}). Quantized by FX "
             f"graph mode PTQ, engine {manifest.engine}; {len(manifest.qparams)} quantized "
-            "tensors, each with one scale and zero point that both formats share."
+            "tensors, each with one scale and zero point that all formats share."
         ),
         Paragraph(_float_nodes(manifest.float_nodes)),
         Table(

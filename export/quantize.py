@@ -321,7 +321,9 @@ def _prepared(edge: fx.GraphModule, images: Tensor, recipe: ExportRecipe) -> fx.
             mapping.set_module_name_object_type_order("", function, index, None)
     with _torch_refusals():
         prepared = prepare_fx(edge, mapping, example)
-        prepared(images[:1])  # torch's own observers see it; ours take their places later
+    # The graph alone is tried: nothing may be observed before our observers are placed.
+    with passing(observers_of(prepared).values()), _torch_refusals():
+        prepared(images[:1])
     return prepared
 
 

@@ -37,10 +37,9 @@ def write_lite(module: nn.Module, path: Path) -> None:
         ExportError: torch.jit cannot compile the module.
         OverwriteError: the file exists.
     """
-    with _quiet_torch():
+    with _quiet_torch(), _data_is_no_function(module):
         try:
-            with _data_is_no_function(module):
-                frozen = torch.jit.freeze(torch.jit.script(module.eval()))
+            frozen = torch.jit.freeze(torch.jit.script(module.eval()))
             saved = frozen._save_to_buffer_for_lite_interpreter()
         except (RuntimeError, TypeError, NotImplementedError) as error:
             name = type(module).__name__

@@ -67,7 +67,6 @@ def test_the_files_of_a_run_are_those_that_are_read(
     folder = write_targets(tmp_path / "run")
     write_device(folder / SPLIT / "pi", device_record())
     write_device(folder / "phone", device_record())
-    (folder / "cache" / "check.json").parent.mkdir()
     opened: set[Path] = set()
 
     def noted(path: Path, kind: type[T]) -> T:
